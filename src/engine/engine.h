@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT
+// Timelines of tokens over a device. A session is one timeline: `sync` gives it the full token
+// list and computes only what is new; `next` writes one token. The primitive below both is
+// td_engine_step: one batch over every session that wants rows. It does not know text.
+//
+// Threads: an engine and its sessions belong to one thread; only td_session_cancel may be called
+// from others.
+#ifndef TD_ENGINE_ENGINE_H
+#define TD_ENGINE_ENGINE_H
+
+#include "backend/backend.h"
+#include "base/status.h"
+#include "model/model.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct td_engine;
+struct td_session;
+
+struct td_engine_config {
+    struct td_device_config device; // max_rows is the chunk of a prefill
+    uint64_t max_snapshot_bytes;    // window snapshots of one session at most; 0: 64 MiB
+};
+
+int td_engine_open(struct td_engine **out, const struct td_model *model,
+                   const struct td_backend *backend, const struct td_engine_config *cfg,
+                   struct td_error *err) TD_MUST_CHECK;
+void td_engine_close(struct td_engine *engine); // after its sessions
+
+const struct td_model *td_engine_model(const struct td_engine *engine);
+void td_engine_report(const struct td_engine *engine, struct td_device_report *out);
+
+// A timeline of at most n_ctx tokens.
+int td_session_open(struct td_session **out, struct td_engine *engine, uint32_t n_ctx,
+                    struct td_error *err) TD_MUST_CHECK;
+void td_session_close(struct td_session *s);
+
+enum td_session_state {
+    TD_SESSION_IDLE,       // nothing wanted
+    TD_SESSION_PREFILLING, // has tokens that are not in the KV yet
+    TD_SESSION_READY,      // logits of the last token are there
+};
+enum td_session_state td_session_state(const struct td_session *s);
+uint32_t td_session_len(const struct td_session *s); // tokens of the timeline
+uint32_t td_session_reused(
+    const struct td_session *s); // of the last want: tokens not computed again
+uint64_t td_session_snapshot_bytes(const struct td_session *s);
+
+// The timeline shall be tokens[0, n): keeps the longest usable prefix (current KV or a snapshot)
+// and leaves the rest to td_engine_step. The last token is always computed, so that its logits
+// appear. marks: ascending token counts in [1, n] after which a snapshot should be kept (message
+// boundaries); n itself always gets one. Fails: TD_EARG (n == 0, token out of range), TD_EFULL (n >
+// n_ctx).
+int td_session_want(struct td_session *s, const int32_t *tokens, uint32_t n, const uint32_t *marks,
+                    uint32_t n_marks, struct td_error *err) TD_MUST_CHECK;
+
+// Appends one token (a sampled one) to a READY session.
+int td_session_append(struct td_session *s, int32_t token, struct td_error *err) TD_MUST_CHECK;
+
+// One batch over all sessions that want rows: single rows of decoding sessions first, then chunks
+// of prefilling ones. *n_rows_out (may be NULL) is 0 when nobody wants anything. On TD_ECANCEL the
+// cancelled sessions are IDLE at the last chunk they finished; others go on at the next step.
+int td_engine_step(struct td_engine *engine, uint32_t *n_rows_out,
+                   struct td_error *err) TD_MUST_CHECK;
+
+// Logits (n_vocab) of the last token of a READY session; valid until its next step.
+const float *td_session_logits(const struct td_session *s);
+
+// Called after each step with the prompt tokens done so far; return false to cancel.
+// want + steps until READY.
+int td_session_sync(struct td_session *s, const int32_t *tokens, uint32_t n, const uint32_t *marks,
+                    uint32_t n_marks, td_progress_fn *progress, void *ctx,
+                    struct td_error *err) TD_MUST_CHECK;
+
+// All rows' logits, for evaluation: like sync, and calls `rows` with each run's rows in order:
+// logits (n, n_vocab) of tokens [i0, i0 + n). Returns when all are done.
+typedef int td_rows_fn(void *ctx, uint32_t i0, uint32_t n, const float *logits,
+                       struct td_error *err);
+int td_session_eval(struct td_session *s, const int32_t *tokens, uint32_t n, td_rows_fn *rows,
+                    void *ctx, struct td_error *err) TD_MUST_CHECK;
+
+// Any thread: the session's work ends within one layer, the step returns TD_ECANCEL.
+void td_session_cancel(struct td_session *s);
+
+// How the next token is chosen. Order: penalties none; temperature; top-k; top-p; min-p; draw.
+struct td_sampling {
+    float temp;     // 0: the most likely token (the lowest id among equals)
+    uint32_t top_k; // 0: all
+    float top_p;    // 1: all
+    float min_p;    // 0: all; relative to the most likely
+    uint64_t seed;
+};
+struct td_sampler;
+int td_sampler_open(struct td_sampler **out, const struct td_sampling *cfg, uint32_t n_vocab,
+                    struct td_error *err) TD_MUST_CHECK;
+void td_sampler_close(struct td_sampler *sampler);
+// Chooses from logits (n_vocab). No allocation.
+int32_t td_sampler_draw(struct td_sampler *sampler, const float *logits);
+
+// One token of the answer: computes the pending token if there is one, samples, appends it as
+// pending. The token is part of the timeline at once; its KV is computed by the following call.
+// Fails: TD_EFULL when the context is used up, TD_ECANCEL.
+int td_session_next(struct td_session *s, struct td_sampler *sampler, int32_t *token_out,
+                    struct td_error *err) TD_MUST_CHECK;
+
+// The KV of the session, for whoever moves it (relay, disk). NULL never.
+struct td_kv *td_session_kv(struct td_session *s);
+// layer_done goes to this watcher (one per engine; NULL ctx and function to clear).
+void td_engine_watch(struct td_engine *engine, void *ctx,
+                     void (*layer_done)(void *ctx, const struct td_kv_span *span));
+
+#endif
