@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+// What the subcommands share: exit codes, the error line, progress, signals, opening a model with
+// all that hangs on it. Prints; decides nothing about models.
+#ifndef TD_APP_APP_H
+#define TD_APP_APP_H
+
+#include "app/config.h"
+#include "base/status.h"
+#include "engine/engine.h"
+#include "model/model.h"
+#include "text/tokenizer.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum td_exit { TD_EXIT_OK = 0, TD_EXIT_FAIL = 1, TD_EXIT_USAGE = 2, TD_EXIT_INTERRUPTED = 130 };
+
+// Prints "tandem: SENTENCE" to stderr, with what to do when that is known, and returns the exit
+// code that fits: usage for TD_EARG, interrupted for TD_ECANCEL, failure for all else.
+int td_app_fail(const struct td_error *err);
+// The same for a wrong command line: names the command's --help; returns TD_EXIT_USAGE.
+int td_app_usage(const struct td_config *cfg, const char *fmt, ...) TD_PRINTF(2, 3);
+// "tandem: LINE" to stderr: something the user should know.
+void td_app_note(const char *fmt, ...) TD_PRINTF(1, 2);
+
+// Flushes stdout; a failed write (a full disk) is an error, a closed pipe is not.
+int td_app_flush(void);
+
+// Reads a whole file, "-" is stdin, of at most max_bytes; *out is NUL-terminated and the caller's
+// to free, NULL on failure.
+int td_app_read_file(const char *path, uint64_t max_bytes, char **out, size_t *size_bytes_out,
+                     struct td_error *err) TD_MUST_CHECK;
+
+// Signals. SIGINT sets a flag and cancels the session given last; SIGBUS on a mapped file says
+// which file was cut short and ends the program; SIGPIPE is ignored.
+void td_app_signals(void);
+void td_app_on_interrupt(struct td_session *s); // NULL: the flag only
+bool td_app_interrupted(void);
+void td_app_clear_interrupt(void);
+
+// A progress bar on stderr while it is a terminal; nothing otherwise.
+struct td_progress {
+    const char *label;
+    const char *unit; // "tokens", "bytes"
+    uint64_t t0_ns, shown_ns;
+    bool is_shown;
+};
+void td_progress_begin(struct td_progress *p, const char *label, const char *unit);
+// A td_progress_fn whose ctx is a td_progress; false once Ctrl-C was pressed.
+bool td_progress_step(void *ctx, uint64_t done, uint64_t total);
+void td_progress_end(struct td_progress *p); // wipes the line
+
+// "12.1 GB" (decimal, as files are sold) and "11.3 GiB" (binary, as memory is); returns buf.
+const char *td_text_gb(char *buf, size_t buf_bytes, uint64_t size_bytes);
+const char *td_text_gib(char *buf, size_t buf_bytes, uint64_t size_bytes);
+
+// Bytes of KV that a session of n_ctx tokens may come to, at most.
+uint64_t td_app_kv_bytes(const struct td_spec *spec, uint32_t n_ctx, uint32_t chunk, bool kv_f32);
+
+// A model ready to compute, opened as the options say.
+struct td_app {
+    struct td_model *model;
+    struct td_tokenizer *tokenizer; // NULL when not wanted, or the file has none
+    struct td_engine *engine;
+    uint32_t n_threads;
+    uint32_t chunk;
+    bool kv_f32;
+    enum td_precision precision;
+    double load_seconds;
+};
+// max_logits_rows: rows of one run that may want logits; 0: as many as fit in 64 MiB.
+// want_text: a model without a tokenizer is an error.
+int td_app_open(struct td_app *app, const struct td_config *cfg, uint32_t n_ctx,
+                uint32_t max_logits_rows, bool want_text, struct td_error *err) TD_MUST_CHECK;
+void td_app_close(struct td_app *app);
+
+#endif
