@@ -51,4 +51,13 @@ struct td_spec {
     struct td_kv_layer kv[TD_MAX_LAYERS]; // (n_layers)
 };
 
+// Fills inv_freq and attn_factor from the fields above them; attn_factor on entry is a factor of
+// its own (1 unless the file says otherwise). n_dims <= TD_MAX_HEAD_DIM, base > 1, factor >= 1.
+void td_rope_derive(struct td_rope *rope);
+
+// Bytes of keys and values: one more token in the layers that keep every token, and what the
+// sliding layers hold when they are full. elem_bytes is 2 for f16.
+uint64_t td_spec_kv_bytes_per_token(const struct td_spec *spec, uint32_t elem_bytes);
+uint64_t td_spec_kv_window_bytes(const struct td_spec *spec, uint32_t elem_bytes);
+
 #endif
