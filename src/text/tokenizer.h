@@ -12,7 +12,7 @@
 
 struct td_tokenizer;
 
-// Reads tokenizer.ggml.* of g, which must stay open. On failure *out is NULL.
+// Reads tokenizer.ggml.* of g and copies what it needs. On failure *out is NULL.
 int td_tokenizer_open(struct td_tokenizer **out, const struct td_gguf *g,
                       struct td_error *err) TD_MUST_CHECK;
 void td_tokenizer_close(struct td_tokenizer *t);
@@ -28,18 +28,23 @@ void td_ids_free(struct td_ids *ids);
 int td_ids_push(struct td_ids *ids, int32_t id) TD_MUST_CHECK;
 
 // Appends the ids of text (any bytes). parse_special: names of special tokens in the text become
-// these tokens; otherwise they are plain text. Linear in the length of text.
+// these tokens (the longest name wins); otherwise they are plain text. Bytes that are not UTF-8 are
+// kept: the ids' bytes, one after the other, are text again. Linear in the length of text.
+// Fails: no memory; a byte the vocabulary lacks; more than 2 GiB. out is then as it was.
 // A tokenizer may be used by several threads at once.
 int td_encode(const struct td_tokenizer *t, const char *text, size_t size_bytes, bool parse_special,
               struct td_ids *out, struct td_error *err) TD_MUST_CHECK;
 
 // The bytes of one token (for special tokens their name); an unknown id gives size 0.
 struct td_str td_token_bytes(const struct td_tokenizer *t, int32_t id);
+// Control and user-defined tokens.
 bool td_token_is_special(const struct td_tokenizer *t, int32_t id);
 // Id of a token by its exact bytes or special name; -1 when there is none.
 int32_t td_token_find(const struct td_tokenizer *t, const char *name);
 int32_t td_token_bos(const struct td_tokenizer *t); // -1: none
 int32_t td_token_eos(const struct td_tokenizer *t); // -1: none
+// Whether plain text is to start with bos. td_encode adds nothing by itself.
+bool td_tokenizer_adds_bos(const struct td_tokenizer *t);
 bool td_token_ends_generation(const struct td_tokenizer *t,
                               int32_t id); // eos, eot, harmony's return and call
 
