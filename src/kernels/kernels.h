@@ -19,8 +19,9 @@
 
 // A row of n activations quantised to 8 bits (n a multiple of 32), as three arrays in one run of
 // bytes, 64-byte aligned:
-//   int8_t  q[n]        rounded to nearest even of x / d, in -127..127
-//   float   d[n / 32]   max |x| of the block / 127; 0 for a block of zeros
+//   int8_t  q[n]        x * (127 / max |x| of the block), rounded to nearest even: in -127..127
+//   float   d[n / 32]   max |x| of the block / 127. Where that is below 2^-126, d and q are 0;
+//                       where the block holds an infinity or a NaN, d is NaN and q is 0
 //   int32_t s[n / 32]   sum of the block's q (the x86 dot products multiply unsigned by signed and
 //                       take the offset back with it)
 // n / 32 need not be a multiple of anything: d starts at byte n, s at byte n + 4 * (n / 32).

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT
+// Which kernels run: what the machine has, and who overwrites which slot.
+#include "kernels/generic/generic.h"
+#include "kernels/kernels.h"
+
+#include <string.h>
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+static const char *const isa_names[] = {
+    [TD_ISA_GENERIC] = "generic",
+    [TD_ISA_AVX2] = "avx2",
+    [TD_ISA_AVX512] = "avx512",
+    [TD_ISA_NEON] = "neon",
+};
+#define N_ISA (sizeof(isa_names) / sizeof(isa_names[0]))
+
+bool td_isa_supported(enum td_isa isa)
+{
+    switch (isa) {
+    case TD_ISA_GENERIC: return true;
+#if defined(__x86_64__)
+    // These builtins also read XCR0: a CPU whose hypervisor does not save its wide registers must
+    // answer no.
+    case TD_ISA_AVX2:
+        __builtin_cpu_init();
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case TD_ISA_AVX512:
+        return td_isa_supported(TD_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#else
+    case TD_ISA_AVX2:
+    case TD_ISA_AVX512: return false;
+#endif
+    case TD_ISA_NEON:
+#if defined(__aarch64__) && defined(__APPLE__)
+        return true; // every Apple silicon Mac has dotprod
+#elif defined(__aarch64__) && defined(__linux__)
+        return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+        return false;
+#endif
+    }
+    return false;
+}
+
+enum td_isa td_isa_native(void)
+{
+    enum td_isa best = TD_ISA_GENERIC;
+    for (enum td_isa isa = TD_ISA_GENERIC; isa < N_ISA; isa++) {
+        if (td_isa_supported(isa)) best = isa;
+    }
+    return best;
+}
+
+const char *td_isa_name(enum td_isa isa)
+{
+    return isa_names[isa];
+}
+
+bool td_isa_parse(const char *name, enum td_isa *out)
+{
+    for (enum td_isa isa = TD_ISA_GENERIC; isa < N_ISA; isa++) {
+        if (strcmp(name, isa_names[isa]) == 0) {
+            *out = isa;
+            return true;
+        }
+    }
+    return false;
+}
+
+static void take_generic(struct td_kernels *k)
+{
+    *k = (struct td_kernels){
+        .isa = isa_names[TD_ISA_GENERIC],
+        .quantize_q8 = td_quantize_q8_generic,
+        .mm_f32_f32 = td_mm_f32_f32_generic,
+        .mm_f16_f32 = td_mm_f16_f32_generic,
+        .mm_bf16_f32 = td_mm_bf16_f32_generic,
+        .mm_q8_0_f32 = td_mm_q8_0_f32_generic,
+        .mm_mxfp4_f32 = td_mm_mxfp4_f32_generic,
+        .mm_q8_0_q8 = td_mm_q8_0_q8_generic,
+        .mm_mxfp4_q8 = td_mm_mxfp4_q8_generic,
+        .row_f32 = td_row_f32_generic,
+        .rmsnorm = td_rmsnorm_generic,
+        .rope = td_rope_generic,
+        .swiglu_clamped = td_swiglu_clamped_generic,
+        .add = td_add_generic,
+        .madd = td_madd_generic,
+        .scale = td_scale_generic,
+        .f16_of_f32 = td_f16_of_f32_generic,
+        .f32_of_f16 = td_f32_of_f16_generic,
+        .attend_f16 = td_attend_f16_generic,
+        .attend_f32 = td_attend_f32_generic,
+    };
+}
+
+void td_kernels_get(struct td_kernels *out, enum td_isa isa)
+{
+    // Sets of another architecture are never supported, so each test below is also "is it ours".
+    take_generic(out);
+    (void)isa;
+}
