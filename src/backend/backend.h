@@ -63,9 +63,10 @@ struct td_watch {
 struct td_device_report {
     char text[240]; // "cpu avx512, 2 threads, ..."
     const char *isa;
-    uint64_t scratch_bytes; // activations and per-thread scratch
-    uint64_t kv_bytes;      // KV pages in use now, shared pages counted once
-    uint64_t kv_page_bytes; // one page of one layer (the largest)
+    uint64_t scratch_bytes;  // activations and per-thread scratch
+    uint64_t kv_bytes;       // KV pages in use now, shared pages counted once
+    uint64_t kv_page_bytes;  // one page of one layer (the largest)
+    uint32_t kv_page_tokens; // positions of a page
 };
 
 struct td_backend {
@@ -81,7 +82,8 @@ struct td_backend {
     void (*kv_close)(struct td_kv *kv); // NULL is fine
     uint32_t (*kv_len)(const struct td_kv *kv);
 
-    // Whether kv still holds everything a token at position n may see (0 <= n <= len).
+    // Whether kv still holds everything a token at position n may see (0 <= n <= len). After a run
+    // that is so for every position of its rows, until the next run.
     bool (*kv_holds)(const struct td_kv *kv, uint32_t n);
     // Makes the empty dst equal to positions [0, n) of src, sharing pages. TD_EARG when src does
     // not hold n. Pages are copied only when one of them later writes into a shared page.

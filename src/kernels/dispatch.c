@@ -77,6 +77,7 @@ static void take_generic(struct td_kernels *k)
     *k = (struct td_kernels){
         .isa = isa_names[TD_ISA_GENERIC],
         .quantize_q8 = td_quantize_q8_generic,
+        .quantize_q16 = td_quantize_q16_generic,
         .mm_f32_f32 = td_mm_f32_f32_generic,
         .mm_f16_f32 = td_mm_f16_f32_generic,
         .mm_bf16_f32 = td_mm_bf16_f32_generic,
@@ -84,6 +85,7 @@ static void take_generic(struct td_kernels *k)
         .mm_mxfp4_f32 = td_mm_mxfp4_f32_generic,
         .mm_q8_0_q8 = td_mm_q8_0_q8_generic,
         .mm_mxfp4_q8 = td_mm_mxfp4_q8_generic,
+        .mm_q8_0_q16 = td_mm_q8_0_q16_generic,
         .row_f32 = td_row_f32_generic,
         .rmsnorm = td_rmsnorm_generic,
         .rope = td_rope_generic,

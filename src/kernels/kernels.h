@@ -39,6 +39,19 @@ static inline const int32_t *td_q8_s(const void *row, uint32_t n)
     return (const int32_t *)(const void *)((const uint8_t *)row + n + (size_t)(n / TD_QK) * 4);
 }
 
+// A row of n activations in 16 bits (n a multiple of 32): int16_t q[n], in -32767..32767, then
+// float d[n / 32] = max |x| of the block / 32767; 64-byte aligned. Rounding as for 8 bits.
+// For Q8_0 weights: 8-bit activations at the attention and output matrices are two thirds of the
+// distance to the exact logits, but these matrices are a fifth of the arithmetic.
+static inline size_t td_q16_row_bytes(uint32_t n)
+{
+    return ((size_t)n * 2 + (size_t)(n / TD_QK) * 4 + 63) & ~(size_t)63;
+}
+static inline const float *td_q16_d(const void *row, uint32_t n)
+{
+    return (const float *)(const void *)((const uint8_t *)row + (size_t)n * 2);
+}
+
 // y[r][o] = dot(w row o, x[r]) for r < n_rows, o < n_out.
 //
 //   y   n_rows pointers to f32; y[r][0 .. n_out) written
@@ -53,6 +66,7 @@ static inline const int32_t *td_q8_s(const void *row, uint32_t n)
 // Order, *_q8:  acc = 0; for each block b ascending: acc = fmaf(dw[b] * dx[b], (float)isum[b], acc)
 //               where isum is the exact integer dot product of the block. For MXFP4 isum is of the
 //               doubled E2M1 values (integers 0 1 2 3 4 6 8 12) and dw = 2^(e - 128).
+// Order, *_q16: the same; isum is below 32 * 128 * 32767 < 2^31, exact, and (float)isum rounds to even.
 // Order, *_f32: 16 accumulators, element i goes to accumulator i % 16 by fmaf(w, x, acc),
 // ascending;
 //               folded 16 -> 8 -> 4 -> 2 -> 1 by adding the upper half to the lower.
@@ -87,6 +101,7 @@ struct td_kernels {
 
     // Rows of quantised activations, see above. y: td_q8_row_bytes(n).
     void (*quantize_q8)(void *restrict y, const float *x, uint32_t n);
+    void (*quantize_q16)(void *restrict y, const float *x, uint32_t n); // y: td_q16_row_bytes(n)
 
     // Matrix products, by weight type and activation type.
     td_mm_fn *mm_f32_f32;
@@ -96,6 +111,7 @@ struct td_kernels {
     td_mm_fn *mm_mxfp4_f32;
     td_mm_fn *mm_q8_0_q8;
     td_mm_fn *mm_mxfp4_q8;
+    td_mm_fn *mm_q8_0_q16;
 
     // One row of n weights to f32: exact value of each element.
     void (*row_f32)(float *restrict y, enum td_type type, const void *w, uint32_t n);

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT
+// Private to backend/cpu: the device, its KV pages and its lowered program.
+#ifndef TD_BACKEND_CPU_CPU_IMPL_H
+#define TD_BACKEND_CPU_CPU_IMPL_H
+
+#include "backend/backend.h"
+#include "base/team.h"
+#include "kernels/kernels.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+// ---- KV pages (kv.c) --------------------------------------------------------------------------
+
+#define TD_NO_PAGE UINT32_MAX
+
+// A page holds TD_ATTN_BLOCK positions of one layer: K as (n_kv_heads, positions, head_dim), then
+// V. Pages of all layers have the size of the largest, so that any page serves any layer.
+struct td_kv_page {
+    uint32_t n_refs;   // owners: sequences and pins; guarded by the pool's mutex
+    uint32_t n_filled; // positions ever written since the page was taken; engine thread
+};
+
+struct td_kv_pool {
+    pthread_mutex_t mutex; // guards n_refs, free list and n_used: pins come and go on any thread
+    uint8_t *bytes;        // reserved address space: n_pages * page_bytes
+    size_t page_bytes;
+    uint32_t n_pages;
+    uint32_t n_touched; // pages below were taken at least once
+    uint32_t n_used;
+    uint32_t n_free; // entries of `free`: pages below n_touched that nobody owns
+    struct td_kv_page *pages;
+    uint32_t *free;
+    size_t reserved_bytes;
+    size_t meta_bytes; // of pages and of free, each
+};
+
+struct td_kv {
+    struct td_device *dev;
+    uint32_t n_ctx;
+    uint32_t len;
+    uint32_t dropped_for; // pages unseen from this position on were given back
+    uint32_t n_blocks;    // pages per layer at most
+    uint32_t *pages;      // (n_layers, n_blocks), TD_NO_PAGE where nothing is held
+};
+
+int td_kv_pool_init(struct td_kv_pool *pool, const struct td_spec *spec, bool is_f32,
+                    uint64_t max_bytes, struct td_error *err);
+void td_kv_pool_free(struct td_kv_pool *pool);
+
+// Makes positions [len, len + n) of every layer writable by this kv alone.
+int td_kv_prepare(struct td_kv *kv, uint32_t n, struct td_error *err);
+// The positions of td_kv_prepare are final: len grows, pages that no later token sees are given
+// back.
+void td_kv_advance(struct td_kv *kv, uint32_t n);
+// Undoes td_kv_prepare.
+void td_kv_abandon(struct td_kv *kv);
+
+uint8_t *td_kv_page_bytes(const struct td_device *dev, const struct td_kv *kv, uint32_t layer,
+                          uint32_t i_block);
+
+// ---- The lowered program (lower.c) ------------------------------------------------------------
+
+// What the team does between two barriers. An op becomes one step or a few.
+enum td_step_kind {
+    TD_STEP_ANGLES, // cos and sin of every row's position
+    TD_STEP_EMBED,
+    TD_STEP_RMSNORM,
+    TD_STEP_QUANTIZE, // a slot -> its 8- or 16-bit copy
+    TD_STEP_LINEAR,
+    TD_STEP_ROPE,
+    TD_STEP_KV_PUT,
+    TD_STEP_KEEP,
+    TD_STEP_ATTEND,
+    TD_STEP_ROUTE,
+    TD_STEP_SORT, // rows of each expert, so that an expert's rows are one matrix product
+    TD_STEP_EXPERTS_GLU,
+    TD_STEP_EXPERTS_DOWN,
+    TD_STEP_EXPERTS_COMBINE,
+    TD_STEP_ADD,
+};
+
+// How a matrix product takes its activations; by weight type (td_cpu_lower).
+enum td_act { TD_ACT_F32, TD_ACT_Q8, TD_ACT_Q16, TD_N_ACTS };
+
+struct td_step {
+    enum td_step_kind kind;
+    const struct td_op *op; // NULL for ANGLES and QUANTIZE
+    td_slot slot;           // QUANTIZE: which
+    uint32_t n_vectors;     // QUANTIZE: vectors per row (top-k for expert inputs, else 1)
+    bool is_kept;           // runs on the rows that want logits
+    td_mm_fn *mm;           // LINEAR, EXPERTS_*
+    td_mm_fn *mm2;          // EXPERTS_GLU: up
+    enum td_act act;        // what mm takes; QUANTIZE: what it makes
+    enum td_act act2;       // what mm2 takes
+};
+
+// ---- The device (cpu.c, exec.c, exec_moe.c) ---------------------------------------------------
+
+// Output columns of one claim in a matrix product.
+#define TD_TILE_OUT 64
+// Rows of an expert whose gate and up tiles are held at once.
+#define TD_TILE_ROWS 128
+
+struct td_row {
+    uint32_t pos;
+    uint32_t i_part;
+    int32_t token;
+};
+
+// Private memory of one team member.
+struct td_scratch {
+    void *mm;       // TD_MM_SCRATCH_BYTES
+    float *attn;    // q (group, head_dim), m (group), l (group)
+    float *tile;    // 2 x (TD_TILE_ROWS, TD_TILE_OUT)
+    const void **x; // (max_rows)
+    float **y;      // (max_rows)
+};
+
+struct td_device {
+    const struct td_model *model;
+    struct td_device_config cfg;
+    struct td_kernels k;
+    struct td_team *team;
+    struct td_kv_pool pool;
+    uint32_t kv_elem_bytes;
+
+    struct td_step *steps;
+    uint32_t n_steps;
+    const float **vectors; // (n_weights): f32 norms, biases, sinks; NULL for matrices
+    float *vectors_owned;
+
+    // Activations by slot: (max_rows, width); the logits slot has none, it is the caller's.
+    uint8_t *arena;
+    size_t arena_bytes;
+    void **slots;
+    uint8_t **quantized[TD_N_ACTS]; // by format and slot; NULL where the program never makes it
+    float *angles;                  // (max_rows, n_dims): cos, then sin of each row
+    float *down;                    // (max_rows * top_k, n_embd)
+    uint32_t top_k;                 // of the expert ops; 0 when there are none
+    struct td_scratch *scratch;     // (n_threads)
+
+    // Rows of the current run, and those that want logits. Written by the leader before the run.
+    struct td_row *rows;
+    struct td_row *kept;
+    uint32_t *kept_from; // (n_kept): index into rows
+    uint32_t n_rows, n_kept;
+
+    // Experts that the current layer's rows chose: TD_STEP_SORT writes, expert steps read.
+    uint32_t n_active;
+    uint32_t *active;       // (n_experts): expert ids, ascending
+    uint32_t *expert_begin; // (n_experts + 1): first pick of active[i]
+    uint32_t *picks;        // (max_rows * top_k): row * top_k + slot
+
+    // The current run.
+    const struct td_batch *batch;
+    const struct td_watch *watch;
+    float *logits;
+    // The step after which everybody stops: set by the leader before that step's barrier.
+    _Atomic uint32_t stop_after;
+};
+
+// Makes steps and vectors of a device whose model, cfg and kernels are set.
+int td_cpu_lower(struct td_device *dev, struct td_error *err);
+// Elements of one quantised vector: the slot's width over the vectors per row.
+uint32_t td_cpu_vector_width(const struct td_device *dev, const struct td_step *quantize);
+// Vector i of a slot as a matrix product takes it; n elements.
+const void *td_cpu_input(const struct td_device *dev, td_slot slot, enum td_act act, size_t i,
+                         uint32_t n);
+size_t td_cpu_act_bytes(enum td_act act, uint32_t n);
+
+// Runs all steps on the team; the rows are set. False when it was cancelled.
+bool td_cpu_execute(struct td_device *dev);
+
+// Work items of an expert step and one item of it (exec_moe.c).
+uint32_t td_cpu_moe_items(const struct td_device *dev, const struct td_step *s, uint32_t n_rows);
+void td_cpu_moe_item(struct td_device *dev, const struct td_step *s, uint32_t i, uint32_t n_rows,
+                     struct td_scratch *scratch);
+
+static inline const struct td_weight_info *td_cpu_weight(const struct td_device *dev, td_weight w)
+{
+    return &dev->model->weights[w];
+}
+
+static inline float *td_cpu_row(const struct td_device *dev, td_slot slot, uint32_t row)
+{
+    if (slot == dev->model->program.logits)
+        return dev->logits + (size_t)row * dev->model->program.slots[slot].width;
+    return (float *)dev->slots[slot] + (size_t)row * dev->model->program.slots[slot].width;
+}
+
+#endif

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: MIT
+// Runs the steps on the thread team. Every member walks the whole list; in each step they claim
+// items until none are left, then meet at a barrier. A row's bits depend on its own sequence alone:
+// no item sums over rows, and every sum over positions or blocks goes in the kernels' fixed order.
+#include "backend/cpu/cpu_impl.h"
+#include "base/num.h"
+
+#include <math.h>
+#include <string.h>
+
+static const struct td_row *rows_of(const struct td_device *dev, const struct td_step *s)
+{
+    return s->is_kept ? dev->kept : dev->rows;
+}
+
+// ---- rows -------------------------------------------------------------------------------------
+
+static void do_angles(struct td_device *dev, const struct td_row *row, uint32_t r)
+{
+    const struct td_rope *rope = &dev->model->spec.rope;
+    const uint32_t half = rope->n_dims / 2;
+    float *cosines = dev->angles + (size_t)r * rope->n_dims;
+    for (uint32_t i = 0; i < half; i++) {
+        // In double: at position 100,000 a float angle would be off by 0.004 radians.
+        const double angle = (double)row->pos * rope->inv_freq[i];
+        cosines[i] = (float)(cos(angle) * rope->attn_factor);
+        cosines[half + i] = (float)(sin(angle) * rope->attn_factor);
+    }
+}
+
+static void do_embed(struct td_device *dev, const struct td_op *op, const struct td_row *row,
+                     uint32_t r)
+{
+    const struct td_weight_info *w = td_cpu_weight(dev, op->w);
+    const size_t row_bytes = td_type_size_bytes(w->type, w->dim[0]);
+    dev->k.row_f32(td_cpu_row(dev, op->out, r), w->type, w->data + (size_t)row->token * row_bytes,
+                   w->dim[0]);
+}
+
+size_t td_cpu_act_bytes(enum td_act act, uint32_t n)
+{
+    switch (act) {
+    case TD_ACT_Q8: return td_q8_row_bytes(n);
+    case TD_ACT_Q16: return td_q16_row_bytes(n);
+    case TD_ACT_F32:
+    case TD_N_ACTS: break;
+    }
+    return (size_t)n * sizeof(float);
+}
+
+const void *td_cpu_input(const struct td_device *dev, td_slot slot, enum td_act act, size_t i,
+                         uint32_t n)
+{
+    const uint8_t *base = act == TD_ACT_F32 ? dev->slots[slot] : dev->quantized[act][slot];
+    return base + i * td_cpu_act_bytes(act, n);
+}
+
+static void do_quantize(struct td_device *dev, const struct td_step *s, uint32_t r)
+{
+    const uint32_t n = td_cpu_vector_width(dev, s);
+    const size_t bytes = td_cpu_act_bytes(s->act, n);
+    const float *x = td_cpu_row(dev, s->slot, r);
+    for (uint32_t v = 0; v < s->n_vectors; v++) {
+        uint8_t *to = dev->quantized[s->act][s->slot] + ((size_t)r * s->n_vectors + v) * bytes;
+        if (s->act == TD_ACT_Q8)
+            dev->k.quantize_q8(to, x + (size_t)v * n, n);
+        else
+            dev->k.quantize_q16(to, x + (size_t)v * n, n);
+    }
+}
+
+static void do_rope(struct td_device *dev, const struct td_step *s, uint32_t r)
+{
+    const struct td_op *op = s->op;
+    const struct td_rope *rope = &dev->model->spec.rope;
+    // Angles belong to the rows as they came in; kept rows know where that was.
+    const uint32_t from = s->is_kept ? dev->kept_from[r] : r;
+    const float *cosines = dev->angles + (size_t)from * rope->n_dims;
+    dev->k.rope(td_cpu_row(dev, op->out, r), cosines, cosines + rope->n_dims / 2, op->n_heads,
+                op->head_dim);
+}
+
+static void do_kv_put(struct td_device *dev, const struct td_op *op, const struct td_row *row,
+                      uint32_t r)
+{
+    uint8_t *page = td_kv_page_bytes(dev, dev->batch->parts[row->i_part].kv, op->layer,
+                                     row->pos / TD_ATTN_BLOCK);
+    const size_t head_bytes = (size_t)op->head_dim * dev->kv_elem_bytes;
+    const size_t v_in_page = op->n_kv_heads * TD_ATTN_BLOCK * head_bytes;
+    const float *k = td_cpu_row(dev, op->in, r);
+    const float *v = td_cpu_row(dev, op->in2, r);
+    for (uint32_t h = 0; h < op->n_kv_heads; h++) {
+        uint8_t *to = page + ((size_t)h * TD_ATTN_BLOCK + row->pos % TD_ATTN_BLOCK) * head_bytes;
+        const size_t at = (size_t)h * op->head_dim;
+        if (dev->cfg.kv_f32) {
+            memcpy(to, k + at, head_bytes);
+            memcpy(to + v_in_page, v + at, head_bytes);
+        } else {
+            dev->k.f16_of_f32((uint16_t *)(void *)to, k + at, op->head_dim);
+            dev->k.f16_of_f32((uint16_t *)(void *)(to + v_in_page), v + at, op->head_dim);
+        }
+    }
+}
+
+// One member moves the rows up; a row never moves down, so none is overwritten before it was read.
+static void do_keep(struct td_device *dev, const struct td_op *op)
+{
+    const td_slot slots[2] = {op->out, op->in};
+    for (int i = 0; i < 2; i++) {
+        if (slots[i] == TD_NO_SLOT) continue;
+        const size_t bytes = (size_t)dev->model->program.slots[slots[i]].width * sizeof(float);
+        for (uint32_t r = 0; r < dev->n_kept; r++)
+            memmove(td_cpu_row(dev, slots[i], r), td_cpu_row(dev, slots[i], dev->kept_from[r]),
+                    bytes);
+    }
+}
+
+// ---- attention --------------------------------------------------------------------------------
+
+// One row, one KV head and the query heads that share it.
+static void do_attend(struct td_device *dev, const struct td_op *op, const struct td_row *row,
+                      uint32_t r, uint32_t h, struct td_scratch *scratch)
+{
+    const uint32_t group = op->n_heads / op->n_kv_heads;
+    const uint32_t d = op->head_dim;
+    float *q = scratch->attn;
+    float *m = q + (size_t)group * d;
+    float *l = m + group;
+    float *acc = td_cpu_row(dev, op->out, r) + (size_t)h * group * d;
+    dev->k.scale(q, td_cpu_row(dev, op->in, r) + (size_t)h * group * d, op->scale, group * d);
+    memset(acc, 0, (size_t)group * d * sizeof(float));
+    for (uint32_t g = 0; g < group; g++) {
+        m[g] = -INFINITY;
+        l[g] = 0.0f;
+    }
+    struct td_attn st = {.m = m, .l = l, .acc = acc};
+    td_attend_fn *attend = dev->cfg.kv_f32 ? dev->k.attend_f32 : dev->k.attend_f16;
+    const struct td_kv *kv = dev->batch->parts[row->i_part].kv;
+    const size_t head_bytes = (size_t)TD_ATTN_BLOCK * d * dev->kv_elem_bytes;
+    const uint32_t begin = op->window == 0 || row->pos < op->window ? 0 : row->pos - op->window + 1;
+    for (uint32_t b = begin / TD_ATTN_BLOCK; b <= row->pos / TD_ATTN_BLOCK; b++) {
+        const uint8_t *k = td_kv_page_bytes(dev, kv, op->layer, b) + h * head_bytes;
+        const uint32_t pos0 = b * TD_ATTN_BLOCK;
+        const uint32_t first = begin > pos0 ? begin - pos0 : 0;
+        const uint32_t last = td_min_u32(TD_ATTN_BLOCK, row->pos - pos0 + 1);
+        attend(&st, q, k, k + op->n_kv_heads * head_bytes, group, d, first, last);
+    }
+    const float *sinks = op->w == TD_NO_WEIGHT ? NULL : dev->vectors[op->w] + (size_t)h * group;
+    for (uint32_t g = 0; g < group; g++) {
+        // The sink is one more score whose value is nothing: it only takes its share of the sum.
+        const float top = sinks && sinks[g] > m[g] ? sinks[g] : m[g];
+        const float c = td_expf(m[g] - top);
+        const float sum = l[g] * c + (sinks ? td_expf(sinks[g] - top) : 0.0f);
+        float *a = acc + (size_t)g * d;
+        const float f = c / sum;
+        for (uint32_t i = 0; i < d; i++) a[i] *= f;
+    }
+}
+
+// ---- matrix products --------------------------------------------------------------------------
+
+static void do_linear(struct td_device *dev, const struct td_step *s, uint32_t i_tile,
+                      uint32_t n_rows, struct td_scratch *scratch)
+{
+    const struct td_op *op = s->op;
+    const struct td_weight_info *w = td_cpu_weight(dev, op->w);
+    const uint32_t o0 = i_tile * TD_TILE_OUT;
+    const uint32_t n_out = td_min_u32(TD_TILE_OUT, w->dim[1] - o0);
+    for (uint32_t r = 0; r < n_rows; r++) {
+        scratch->x[r] = td_cpu_input(dev, op->in, s->act, r, w->dim[0]);
+        scratch->y[r] = td_cpu_row(dev, op->out, r) + o0;
+    }
+    s->mm(scratch->y, w->data + (size_t)o0 * td_type_size_bytes(w->type, w->dim[0]), scratch->x,
+          w->dim[0], n_out, n_rows, scratch->mm);
+    if (op->bias == TD_NO_WEIGHT) return;
+    for (uint32_t r = 0; r < n_rows; r++)
+        dev->k.add(scratch->y[r], dev->vectors[op->bias] + o0, n_out);
+}
+
+// ---- the walk ---------------------------------------------------------------------------------
+
+static uint32_t n_items(const struct td_device *dev, const struct td_step *s, uint32_t n_rows)
+{
+    switch (s->kind) {
+    case TD_STEP_ANGLES:
+    case TD_STEP_EMBED:
+    case TD_STEP_RMSNORM:
+    case TD_STEP_QUANTIZE:
+    case TD_STEP_ROPE:
+    case TD_STEP_KV_PUT:
+    case TD_STEP_ADD: return n_rows;
+    case TD_STEP_LINEAR:
+        return (td_cpu_weight(dev, s->op->w)->dim[1] + TD_TILE_OUT - 1) / TD_TILE_OUT;
+    case TD_STEP_KEEP: return 1;
+    case TD_STEP_ATTEND: return n_rows * s->op->n_kv_heads;
+    case TD_STEP_ROUTE:
+    case TD_STEP_SORT:
+    case TD_STEP_EXPERTS_GLU:
+    case TD_STEP_EXPERTS_DOWN:
+    case TD_STEP_EXPERTS_COMBINE: return td_cpu_moe_items(dev, s, n_rows);
+    }
+    return 0;
+}
+
+static void do_item(struct td_device *dev, const struct td_step *s, uint32_t i, uint32_t n_rows,
+                    struct td_scratch *scratch)
+{
+    const struct td_op *op = s->op;
+    const struct td_row *rows = rows_of(dev, s);
+    switch (s->kind) {
+    case TD_STEP_ANGLES: do_angles(dev, &rows[i], i); break;
+    case TD_STEP_EMBED: do_embed(dev, op, &rows[i], i); break;
+    case TD_STEP_RMSNORM:
+        dev->k.rmsnorm(td_cpu_row(dev, op->out, i), td_cpu_row(dev, op->in, i), dev->vectors[op->w],
+                       dev->model->program.slots[op->in].width, op->eps);
+        break;
+    case TD_STEP_QUANTIZE: do_quantize(dev, s, i); break;
+    case TD_STEP_LINEAR: do_linear(dev, s, i, n_rows, scratch); break;
+    case TD_STEP_ROPE: do_rope(dev, s, i); break;
+    case TD_STEP_KV_PUT: do_kv_put(dev, op, &rows[i], i); break;
+    case TD_STEP_KEEP: do_keep(dev, op); break;
+    case TD_STEP_ATTEND:
+        // Consecutive items share a KV head, so that its pages stay in cache.
+        do_attend(dev, op, &rows[i % n_rows], i % n_rows, i / n_rows, scratch);
+        break;
+    case TD_STEP_ROUTE:
+    case TD_STEP_SORT:
+    case TD_STEP_EXPERTS_GLU:
+    case TD_STEP_EXPERTS_DOWN:
+    case TD_STEP_EXPERTS_COMBINE: td_cpu_moe_item(dev, s, i, n_rows, scratch); break;
+    case TD_STEP_ADD:
+        dev->k.add(td_cpu_row(dev, op->out, i), td_cpu_row(dev, op->in, i),
+                   dev->model->program.slots[op->out].width);
+        break;
+    }
+}
+
+static void tell_layer_done(struct td_device *dev, const struct td_op *op)
+{
+    const struct td_watch *watch = dev->watch;
+    if (!watch || !watch->layer_done) return;
+    for (uint32_t i = 0; i < dev->batch->n_parts; i++) {
+        const struct td_batch_part *part = &dev->batch->parts[i];
+        const struct td_kv_span span = {
+            .kv = part->kv, .layer = op->layer, .pos0 = part->kv->len, .n = part->n_rows};
+        watch->layer_done(watch->ctx, &span);
+    }
+}
+
+static bool is_layer_end(const struct td_device *dev, uint32_t i_step)
+{
+    const struct td_op *op = dev->steps[i_step].op;
+    if (!op || i_step + 1 >= dev->n_steps) return false;
+    const struct td_op *next = dev->steps[i_step + 1].op;
+    return next && next->layer != op->layer;
+}
+
+static void walk(void *ctx, struct td_member *me)
+{
+    struct td_device *dev = ctx;
+    for (uint32_t i_step = 0; i_step < dev->n_steps; i_step++) {
+        const struct td_step *s = &dev->steps[i_step];
+        const uint32_t n_rows = s->is_kept ? dev->n_kept : dev->n_rows;
+        if (n_rows == 0) return; // nobody wants logits
+        const uint32_t n = n_items(dev, s, n_rows);
+        for (uint32_t i; td_team_claim(me, n, &i);)
+            do_item(dev, s, i, n_rows, &dev->scratch[me->id]);
+        if (me->id == 0 && is_layer_end(dev, i_step) && dev->watch && dev->watch->cancel &&
+            atomic_load_explicit(dev->watch->cancel, memory_order_relaxed))
+            atomic_store_explicit(&dev->stop_after, i_step, memory_order_relaxed);
+        td_team_barrier(me);
+        // A member that is late here may already see the stop of a later step; only its own counts,
+        // so that all leave after the same barrier.
+        if (atomic_load_explicit(&dev->stop_after, memory_order_relaxed) <= i_step) return;
+        if (me->id == 0 && s->kind == TD_STEP_KV_PUT) tell_layer_done(dev, s->op);
+    }
+}
+
+bool td_cpu_execute(struct td_device *dev)
+{
+    atomic_store_explicit(&dev->stop_after, UINT32_MAX, memory_order_relaxed);
+    td_team_run(dev->team, walk, dev);
+    return atomic_load_explicit(&dev->stop_after, memory_order_relaxed) == UINT32_MAX;
+}

@@ -1,0 +1,488 @@
+// SPDX-License-Identifier: MIT
+// KV pages: reference-counted blocks of TD_ATTN_BLOCK positions, shared between sequences and
+// copied only when one of them writes where another may read. It does not compute.
+//
+// The one rule of writing: positions of a page at or beyond n_filled have never been seen by any
+// owner, so whoever comes first may append in place, even to a shared or pinned page. Writing below
+// n_filled of a page with more than one owner makes a copy first.
+#include "backend/cpu/kv.h"
+
+#include "backend/cpu/cpu_impl.h"
+#include "base/num.h"
+#include "base/os.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct td_kv_pin {
+    struct td_device *dev;
+    uint32_t layer;
+    uint32_t pos0;
+    uint32_t n;
+    uint32_t n_pages;
+    uint32_t pages[]; // (n_pages), the first holds pos0
+};
+
+// ---- pool -------------------------------------------------------------------------------------
+
+int td_kv_pool_init(struct td_kv_pool *pool, const struct td_spec *spec, bool is_f32,
+                    uint64_t max_bytes, struct td_error *err)
+{
+    *pool = (struct td_kv_pool){0};
+    size_t page_bytes = 0;
+    for (uint32_t il = 0; il < spec->n_layers; il++) {
+        const size_t bytes = (size_t)2 * spec->kv[il].n_kv_heads * spec->kv[il].head_dim *
+                             TD_ATTN_BLOCK * (is_f32 ? 4 : 2);
+        if (bytes > page_bytes) page_bytes = bytes;
+    }
+    if (max_bytes == 0) {
+        struct td_os_info os;
+        td_os_info(&os);
+        max_bytes = os.memory_bytes ? os.memory_bytes : (uint64_t)16 << 30;
+    }
+    uint64_t n_pages = max_bytes / page_bytes;
+    if (n_pages < 1) n_pages = 1;
+    if (n_pages >= TD_NO_PAGE) n_pages = TD_NO_PAGE - 1;
+    pool->page_bytes = page_bytes;
+    pool->n_pages = (uint32_t)n_pages;
+    pool->reserved_bytes = (size_t)n_pages * page_bytes;
+    pool->meta_bytes = (size_t)n_pages * sizeof(struct td_kv_page);
+    pthread_mutex_init(&pool->mutex, NULL);
+    pool->bytes = td_os_reserve(pool->reserved_bytes);
+    pool->pages = td_os_reserve(pool->meta_bytes);
+    pool->free = td_os_reserve(pool->meta_bytes);
+    if (!pool->bytes || !pool->pages || !pool->free) {
+        td_kv_pool_free(pool);
+        return td_fail(err, TD_ENOMEM, "no address space for %llu MiB of KV cache",
+                       (unsigned long long)(pool->reserved_bytes >> 20));
+    }
+    return TD_OK;
+}
+
+void td_kv_pool_free(struct td_kv_pool *pool)
+{
+    if (pool->page_bytes == 0) return;
+    td_os_release(pool->bytes, pool->reserved_bytes);
+    td_os_release(pool->pages, pool->meta_bytes);
+    td_os_release(pool->free, pool->meta_bytes);
+    pthread_mutex_destroy(&pool->mutex);
+    pool->page_bytes = 0;
+}
+
+static uint32_t take_page(struct td_kv_pool *pool)
+{
+    pthread_mutex_lock(&pool->mutex);
+    uint32_t page = TD_NO_PAGE;
+    if (pool->n_free > 0)
+        page = pool->free[--pool->n_free];
+    else if (pool->n_touched < pool->n_pages)
+        page = pool->n_touched++;
+    if (page != TD_NO_PAGE) {
+        pool->pages[page] = (struct td_kv_page){.n_refs = 1, .n_filled = 0};
+        pool->n_used++;
+    }
+    pthread_mutex_unlock(&pool->mutex);
+    return page;
+}
+
+static void share_page(struct td_kv_pool *pool, uint32_t page)
+{
+    pthread_mutex_lock(&pool->mutex);
+    pool->pages[page].n_refs++;
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+static void give_page(struct td_kv_pool *pool, uint32_t page)
+{
+    pthread_mutex_lock(&pool->mutex);
+    assert(pool->pages[page].n_refs > 0);
+    if (--pool->pages[page].n_refs == 0) {
+        pool->free[pool->n_free++] = page;
+        pool->n_used--;
+    }
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+static uint32_t refs_of(struct td_kv_pool *pool, uint32_t page)
+{
+    pthread_mutex_lock(&pool->mutex);
+    const uint32_t n = pool->pages[page].n_refs;
+    pthread_mutex_unlock(&pool->mutex);
+    return n;
+}
+
+static uint8_t *page_at(const struct td_kv_pool *pool, uint32_t page)
+{
+    return pool->bytes + (size_t)page * pool->page_bytes;
+}
+
+// ---- sequences --------------------------------------------------------------------------------
+
+static uint32_t *slot_of(const struct td_kv *kv, uint32_t layer, uint32_t i_block)
+{
+    return &kv->pages[(size_t)layer * kv->n_blocks + i_block];
+}
+
+static void drop_blocks(struct td_kv *kv, uint32_t layer, uint32_t begin, uint32_t end)
+{
+    for (uint32_t b = begin; b < end; b++) {
+        uint32_t *page = slot_of(kv, layer, b);
+        if (*page == TD_NO_PAGE) continue;
+        give_page(&kv->dev->pool, *page);
+        *page = TD_NO_PAGE;
+    }
+}
+
+static uint32_t blocks_for(uint32_t n)
+{
+    return n / TD_ATTN_BLOCK + (n % TD_ATTN_BLOCK != 0);
+}
+
+// First position that a token at position n sees in this layer.
+static uint32_t first_visible(const struct td_kv_layer *l, uint32_t n)
+{
+    return l->window == 0 || n < l->window ? 0 : n - l->window + 1;
+}
+
+int td_cpu_kv_open(struct td_device *dev, struct td_kv **out, uint32_t n_ctx, struct td_error *err)
+{
+    *out = NULL;
+    if (n_ctx == 0) return td_fail(err, TD_EARG, "a context of 0 tokens holds nothing");
+    const uint32_t n_layers = dev->model->spec.n_layers;
+    const uint32_t n_blocks = blocks_for(n_ctx);
+    struct td_kv *kv = calloc(1, sizeof(*kv));
+    uint32_t *pages = malloc((size_t)n_layers * n_blocks * sizeof(*pages));
+    if (!kv || !pages) {
+        free(kv);
+        free(pages);
+        return td_fail(err, TD_ENOMEM, "no memory for the page table of %u tokens", n_ctx);
+    }
+    // All bytes 0xff is TD_NO_PAGE.
+    memset(pages, 0xff, (size_t)n_layers * n_blocks * sizeof(*pages));
+    *kv = (struct td_kv){.dev = dev, .n_ctx = n_ctx, .n_blocks = n_blocks, .pages = pages};
+    *out = kv;
+    return TD_OK;
+}
+
+void td_cpu_kv_close(struct td_kv *kv)
+{
+    if (!kv) return;
+    for (uint32_t il = 0; il < kv->dev->model->spec.n_layers; il++)
+        drop_blocks(kv, il, 0, kv->n_blocks);
+    free(kv->pages);
+    free(kv);
+}
+
+uint32_t td_cpu_kv_len(const struct td_kv *kv)
+{
+    return kv->len;
+}
+
+bool td_cpu_kv_holds(const struct td_kv *kv, uint32_t n)
+{
+    const struct td_spec *spec = &kv->dev->model->spec;
+    if (n > kv->len) return false;
+    for (uint32_t il = 0; il < spec->n_layers; il++) {
+        const uint32_t begin = first_visible(&spec->kv[il], n) / TD_ATTN_BLOCK;
+        for (uint32_t b = begin; b < blocks_for(n); b++)
+            if (*slot_of(kv, il, b) == TD_NO_PAGE) return false;
+    }
+    return true;
+}
+
+int td_cpu_kv_share(struct td_kv *dst, const struct td_kv *src, uint32_t n, struct td_error *err)
+{
+    assert(dst->len == 0 && dst->dev == src->dev);
+    const struct td_spec *spec = &src->dev->model->spec;
+    if (n > dst->n_ctx || !td_cpu_kv_holds(src, n))
+        return td_fail(err, TD_EARG, "position %u is no longer in the KV cache", n);
+    td_kv_abandon(dst); // pages of an uncommitted write
+    for (uint32_t il = 0; il < spec->n_layers; il++) {
+        const uint32_t begin = first_visible(&spec->kv[il], n) / TD_ATTN_BLOCK;
+        for (uint32_t b = begin; b < blocks_for(n); b++) {
+            const uint32_t page = *slot_of(src, il, b);
+            share_page(&src->dev->pool, page);
+            *slot_of(dst, il, b) = page;
+        }
+    }
+    dst->len = n;
+    return TD_OK;
+}
+
+int td_cpu_kv_trim(struct td_kv *kv, uint32_t n, struct td_error *err)
+{
+    if (!td_cpu_kv_holds(kv, n))
+        return td_fail(err, TD_EARG, "position %u is no longer in the KV cache", n);
+    kv->len = n;
+    if (kv->dropped_for > n) kv->dropped_for = n;
+    td_kv_abandon(kv);
+    return TD_OK;
+}
+
+uint64_t td_cpu_kv_own_bytes(const struct td_kv *kv)
+{
+    const size_t n_slots = (size_t)kv->dev->model->spec.n_layers * kv->n_blocks;
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < n_slots; i++) {
+        if (kv->pages[i] != TD_NO_PAGE && refs_of(&kv->dev->pool, kv->pages[i]) == 1)
+            bytes += kv->dev->pool.page_bytes;
+    }
+    return bytes;
+}
+
+// ---- writing ----------------------------------------------------------------------------------
+
+// Makes positions [first, last) of one page writable by this kv alone.
+static int own_block(struct td_kv *kv, uint32_t *slot, uint32_t first, uint32_t last,
+                     struct td_error *err)
+{
+    struct td_kv_pool *pool = &kv->dev->pool;
+    const bool is_copy =
+        *slot != TD_NO_PAGE && first < pool->pages[*slot].n_filled && refs_of(pool, *slot) > 1;
+    if (*slot == TD_NO_PAGE || is_copy) {
+        const uint32_t page = take_page(pool);
+        if (page == TD_NO_PAGE)
+            return td_fail(err, TD_ENOMEM, "the KV cache is full: %llu MiB in use",
+                           (unsigned long long)(((uint64_t)pool->n_used * pool->page_bytes) >> 20));
+        if (is_copy) {
+            memcpy(page_at(pool, page), page_at(pool, *slot), pool->page_bytes);
+            give_page(pool, *slot);
+        }
+        *slot = page;
+        pool->pages[page].n_filled = first;
+    }
+    if (pool->pages[*slot].n_filled < last) pool->pages[*slot].n_filled = last;
+    return TD_OK;
+}
+
+static int own_span(struct td_kv *kv, uint32_t layer, uint32_t pos0, uint32_t n,
+                    struct td_error *err)
+{
+    for (uint32_t pos = pos0; pos < pos0 + n;) {
+        const uint32_t first = pos % TD_ATTN_BLOCK;
+        const uint32_t last = td_min_u32(TD_ATTN_BLOCK, first + (pos0 + n - pos));
+        const int code = own_block(kv, slot_of(kv, layer, pos / TD_ATTN_BLOCK), first, last, err);
+        if (code != TD_OK) return code;
+        pos += last - first;
+    }
+    return TD_OK;
+}
+
+// Gives back what window layers no longer show to a token at len. Done before a run and not after
+// it, so that between runs every position of the last chunk can still be shared or trimmed to.
+static void drop_unseen(struct td_kv *kv)
+{
+    const struct td_spec *spec = &kv->dev->model->spec;
+    for (uint32_t il = 0; il < spec->n_layers && kv->dropped_for < kv->len; il++) {
+        const uint32_t begin = first_visible(&spec->kv[il], kv->dropped_for) / TD_ATTN_BLOCK;
+        const uint32_t end = first_visible(&spec->kv[il], kv->len) / TD_ATTN_BLOCK;
+        drop_blocks(kv, il, begin, end);
+    }
+    kv->dropped_for = kv->len;
+}
+
+int td_kv_prepare(struct td_kv *kv, uint32_t n, struct td_error *err)
+{
+    if (n > kv->n_ctx - kv->len)
+        return td_fail(err, TD_EFULL, "the context of %u tokens is full", kv->n_ctx);
+    drop_unseen(kv);
+    for (uint32_t il = 0; il < kv->dev->model->spec.n_layers; il++) {
+        const int code = own_span(kv, il, kv->len, n, err);
+        if (code != TD_OK) {
+            td_kv_abandon(kv);
+            return code;
+        }
+    }
+    return TD_OK;
+}
+
+void td_kv_abandon(struct td_kv *kv)
+{
+    for (uint32_t il = 0; il < kv->dev->model->spec.n_layers; il++)
+        drop_blocks(kv, il, blocks_for(kv->len), kv->n_blocks);
+}
+
+void td_kv_advance(struct td_kv *kv, uint32_t n)
+{
+    kv->len += n;
+}
+
+uint8_t *td_kv_page_bytes(const struct td_device *dev, const struct td_kv *kv, uint32_t layer,
+                          uint32_t i_block)
+{
+    const uint32_t page = *slot_of(kv, layer, i_block);
+    assert(page != TD_NO_PAGE);
+    return page_at(&dev->pool, page);
+}
+
+// ---- spans in the canonical layout ------------------------------------------------------------
+
+// Bytes of K (or of V) of one position of a layer.
+static size_t position_bytes(const struct td_device *dev, uint32_t layer)
+{
+    const struct td_kv_layer *l = &dev->model->spec.kv[layer];
+    return (size_t)l->n_kv_heads * l->head_dim * dev->kv_elem_bytes;
+}
+
+static int check_span(const struct td_kv_span *span, struct td_error *err)
+{
+    const struct td_kv *kv = span->kv;
+    if (span->layer >= kv->dev->model->spec.n_layers || span->n == 0 || span->pos0 > kv->n_ctx ||
+        span->n > kv->n_ctx - span->pos0)
+        return td_fail(err, TD_EARG, "KV span: layer %u, positions %u + %u are out of range",
+                       span->layer, span->pos0, span->n);
+    return TD_OK;
+}
+
+static int check_size(size_t have, size_t want, struct td_error *err)
+{
+    if (have == want) return TD_OK;
+    return td_fail(err, TD_EARG, "KV span: %zu bytes instead of %zu", have, want);
+}
+
+int td_cpu_kv_pin(struct td_kv_pin **out, const struct td_kv_span *span, struct td_error *err)
+{
+    *out = NULL;
+    const int code = check_span(span, err);
+    if (code != TD_OK) return code;
+    const uint32_t begin = span->pos0 / TD_ATTN_BLOCK;
+    const uint32_t end = blocks_for(span->pos0 + span->n);
+    for (uint32_t b = begin; b < end; b++) {
+        if (*slot_of(span->kv, span->layer, b) != TD_NO_PAGE) continue;
+        return td_fail(err, TD_EARG, "KV span: position %u of layer %u is not held",
+                       b * TD_ATTN_BLOCK, span->layer);
+    }
+    struct td_kv_pin *pin = malloc(sizeof(*pin) + (end - begin) * sizeof(pin->pages[0]));
+    if (!pin) return td_fail(err, TD_ENOMEM, "no memory to pin a KV span");
+    *pin = (struct td_kv_pin){.dev = span->kv->dev,
+                              .layer = span->layer,
+                              .pos0 = span->pos0,
+                              .n = span->n,
+                              .n_pages = end - begin};
+    for (uint32_t b = begin; b < end; b++) {
+        pin->pages[b - begin] = *slot_of(span->kv, span->layer, b);
+        share_page(&pin->dev->pool, pin->pages[b - begin]);
+    }
+    *out = pin;
+    return TD_OK;
+}
+
+void td_cpu_kv_unpin(struct td_kv_pin *pin)
+{
+    if (!pin) return;
+    for (uint32_t i = 0; i < pin->n_pages; i++) give_page(&pin->dev->pool, pin->pages[i]);
+    free(pin);
+}
+
+// K, then V, of positions [first, last) of a page; `head` gets each head's bytes in canonical
+// order: `flat` is where the position `first` begins, V lies v_offset bytes after K.
+struct page_part {
+    uint8_t *page;
+    uint32_t first, last;
+    size_t v_offset;
+};
+
+static void page_to_flat(const struct td_device *dev, uint32_t layer, const struct page_part *p,
+                         uint8_t *flat)
+{
+    const struct td_kv_layer *l = &dev->model->spec.kv[layer];
+    const size_t head_bytes = (size_t)l->head_dim * dev->kv_elem_bytes;
+    const size_t v_in_page = l->n_kv_heads * TD_ATTN_BLOCK * head_bytes;
+    for (uint32_t i = p->first; i < p->last; i++) {
+        for (uint32_t h = 0; h < l->n_kv_heads; h++) {
+            const uint8_t *k = p->page + ((size_t)h * TD_ATTN_BLOCK + i) * head_bytes;
+            memcpy(flat, k, head_bytes);
+            memcpy(flat + p->v_offset, k + v_in_page, head_bytes);
+            flat += head_bytes;
+        }
+    }
+}
+
+static void flat_to_page(const struct td_device *dev, uint32_t layer, const struct page_part *p,
+                         const uint8_t *flat)
+{
+    const struct td_kv_layer *l = &dev->model->spec.kv[layer];
+    const size_t head_bytes = (size_t)l->head_dim * dev->kv_elem_bytes;
+    const size_t v_in_page = l->n_kv_heads * TD_ATTN_BLOCK * head_bytes;
+    for (uint32_t i = p->first; i < p->last; i++) {
+        for (uint32_t h = 0; h < l->n_kv_heads; h++) {
+            uint8_t *k = p->page + ((size_t)h * TD_ATTN_BLOCK + i) * head_bytes;
+            memcpy(k, flat, head_bytes);
+            memcpy(k + v_in_page, flat + p->v_offset, head_bytes);
+            flat += head_bytes;
+        }
+    }
+}
+
+int td_cpu_kv_read(const struct td_kv_pin *pin, void *out, size_t size_bytes, struct td_error *err)
+{
+    const struct td_device *dev = pin->dev;
+    const size_t pos_bytes = position_bytes(dev, pin->layer);
+    const int code = check_size(size_bytes, 2 * pin->n * pos_bytes, err);
+    if (code != TD_OK) return code;
+    const uint32_t end = pin->pos0 + pin->n;
+    for (uint32_t pos = pin->pos0; pos < end;) {
+        const uint32_t i_page = pos / TD_ATTN_BLOCK - pin->pos0 / TD_ATTN_BLOCK;
+        const uint32_t first = pos % TD_ATTN_BLOCK;
+        const struct page_part part = {
+            .page = page_at(&dev->pool, pin->pages[i_page]),
+            .first = first,
+            .last = td_min_u32(TD_ATTN_BLOCK, first + (end - pos)),
+            .v_offset = pin->n * pos_bytes,
+        };
+        page_to_flat(dev, pin->layer, &part, (uint8_t *)out + (pos - pin->pos0) * pos_bytes);
+        pos += part.last - first;
+    }
+    return TD_OK;
+}
+
+int td_cpu_kv_write(const struct td_kv_span *span, const void *in, size_t size_bytes,
+                    struct td_error *err)
+{
+    struct td_kv *kv = span->kv;
+    const struct td_device *dev = kv->dev;
+    int code = check_span(span, err);
+    if (code != TD_OK) return code;
+    const size_t pos_bytes = position_bytes(dev, span->layer);
+    code = check_size(size_bytes, 2 * span->n * pos_bytes, err);
+    if (code != TD_OK) return code;
+    if (span->pos0 < kv->len)
+        return td_fail(err, TD_EARG, "KV span: position %u is already in use", span->pos0);
+    code = own_span(kv, span->layer, span->pos0, span->n, err);
+    if (code != TD_OK) return code;
+    const uint32_t end = span->pos0 + span->n;
+    for (uint32_t pos = span->pos0; pos < end;) {
+        const uint32_t first = pos % TD_ATTN_BLOCK;
+        const struct page_part part = {
+            .page = td_kv_page_bytes(dev, kv, span->layer, pos / TD_ATTN_BLOCK),
+            .first = first,
+            .last = td_min_u32(TD_ATTN_BLOCK, first + (end - pos)),
+            .v_offset = span->n * pos_bytes,
+        };
+        flat_to_page(dev, span->layer, &part, (const uint8_t *)in + (pos - span->pos0) * pos_bytes);
+        pos += part.last - first;
+    }
+    return TD_OK;
+}
+
+int td_cpu_kv_commit(struct td_kv *kv, uint32_t n, struct td_error *err)
+{
+    const struct td_spec *spec = &kv->dev->model->spec;
+    if (n < kv->len || n > kv->n_ctx)
+        return td_fail(err, TD_EARG, "KV commit of %u tokens: %u are there, %u fit", n, kv->len,
+                       kv->n_ctx);
+    for (uint32_t il = 0; il < spec->n_layers; il++) {
+        const uint32_t begin = first_visible(&spec->kv[il], n) / TD_ATTN_BLOCK;
+        for (uint32_t b = begin; b < blocks_for(n); b++) {
+            const uint32_t page = *slot_of(kv, il, b);
+            const uint32_t last = td_min_u32(TD_ATTN_BLOCK, n - b * TD_ATTN_BLOCK);
+            if (page == TD_NO_PAGE || kv->dev->pool.pages[page].n_filled < last)
+                return td_fail(err, TD_EARG, "KV commit of %u tokens: layer %u is not complete", n,
+                               il);
+        }
+    }
+    kv->len = n;
+    drop_unseen(kv);
+    return TD_OK;
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT
+// Private to engine/.
+#ifndef TD_ENGINE_ENGINE_IMPL_H
+#define TD_ENGINE_ENGINE_IMPL_H
+
+#include "engine/engine.h"
+
+#include <stdatomic.h>
+
+// A fork of a session's KV at a position: full layers share every page, window layers keep the few
+// pages that a token there would see, which the session itself soon gives back.
+struct td_snapshot {
+    struct td_kv *kv;
+    uint32_t pos;
+    bool is_mark; // a message boundary or the end of a prompt: where the next turn diverges
+};
+
+#define TD_MAX_SNAPSHOTS 256
+
+struct td_session {
+    struct td_engine *engine;
+    struct td_session *next; // in the engine's list
+    uint32_t n_ctx;
+    int32_t *tokens; // (n_ctx), the timeline: [0, n)
+    uint32_t n;
+    uint32_t n_prompt; // of the last want: rows before it are prompt
+    uint32_t n_reused;
+    struct td_kv *kv; // positions [0, kv_len) are computed
+    enum td_session_state state;
+    float *logits; // (n_vocab) of token n - 1 when READY
+
+    uint32_t *marks; // ascending, > kv_len
+    uint32_t n_marks, marks_cap;
+    struct td_snapshot snapshots[TD_MAX_SNAPSHOTS]; // ascending by pos
+    uint32_t n_snapshots;
+
+    td_rows_fn *rows_fn; // evaluation: wants all rows' logits
+    void *rows_ctx;
+
+    _Atomic bool is_cancelled; // set by any thread, consumed by the engine's
+};
+
+struct td_engine {
+    const struct td_model *model;
+    const struct td_backend *backend;
+    struct td_engine_config cfg;
+    struct td_device *dev;
+    struct td_session *sessions;
+    struct td_session *after; // round robin: the prefill that comes first in the next step
+    uint32_t n_sessions;
+    struct td_batch_part *parts; // (max_rows)
+    struct td_session **part_of; // (max_rows): session of each part
+    float *logits;               // (max_logits_rows, n_vocab)
+    size_t logits_bytes;
+    uint64_t snapshot_bytes;   // of one snapshot: the window layers' pages; 0: no window layers
+    _Atomic bool is_cancelled; // some session is: the run shall end
+    struct td_watch watch;
+};
+
+// After a run that took s from old_len to its present KV length: keeps what is worth keeping.
+void td_snapshots_take(struct td_session *s, uint32_t old_len);
+// Forgets snapshots beyond position n.
+void td_snapshots_trim(struct td_session *s, uint32_t n);
+// Drops the least useful one; false when there is none.
+bool td_snapshots_drop_one(struct td_session *s);
+// The last snapshot at or before n; NULL when there is none.
+const struct td_snapshot *td_snapshots_find(const struct td_session *s, uint32_t n);
+
+#endif

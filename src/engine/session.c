@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: MIT
+// One timeline of tokens: what of it is computed, what is wanted, where it can be taken up again.
+// Its rows are computed by td_engine_step.
+#include "engine/engine_impl.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+int td_session_open(struct td_session **out, struct td_engine *e, uint32_t n_ctx,
+                    struct td_error *err)
+{
+    *out = NULL;
+    struct td_session *s = calloc(1, sizeof(*s));
+    if (!s) return td_fail(err, TD_ENOMEM, "no memory for a session");
+    s->engine = e;
+    s->n_ctx = n_ctx;
+    s->tokens = calloc(n_ctx ? n_ctx : 1, sizeof(*s->tokens));
+    s->logits = calloc(e->model->spec.n_vocab, sizeof(*s->logits));
+    int code = TD_OK;
+    if (!s->tokens || !s->logits)
+        code = td_fail(err, TD_ENOMEM, "no memory for a session of %u tokens", n_ctx);
+    if (code == TD_OK) code = e->backend->kv_open(e->dev, &s->kv, n_ctx, err);
+    if (code != TD_OK) {
+        free(s->tokens);
+        free(s->logits);
+        free(s);
+        return code;
+    }
+    s->next = e->sessions;
+    e->sessions = s;
+    e->n_sessions++;
+    *out = s;
+    return TD_OK;
+}
+
+void td_session_close(struct td_session *s)
+{
+    if (!s) return;
+    struct td_engine *e = s->engine;
+    struct td_session **at = &e->sessions;
+    while (*at != s) at = &(*at)->next;
+    *at = s->next;
+    e->n_sessions--;
+    if (e->after == s) e->after = s->next;
+    while (td_snapshots_drop_one(s)) {
+    }
+    e->backend->kv_close(s->kv);
+    free(s->marks);
+    free(s->tokens);
+    free(s->logits);
+    free(s);
+}
+
+enum td_session_state td_session_state(const struct td_session *s)
+{
+    return s->state;
+}
+
+uint32_t td_session_len(const struct td_session *s)
+{
+    return s->n;
+}
+
+uint32_t td_session_reused(const struct td_session *s)
+{
+    return s->n_reused;
+}
+
+uint64_t td_session_snapshot_bytes(const struct td_session *s)
+{
+    return s->n_snapshots * s->engine->snapshot_bytes;
+}
+
+struct td_kv *td_session_kv(struct td_session *s)
+{
+    return s->kv;
+}
+
+const float *td_session_logits(const struct td_session *s)
+{
+    assert(s->state == TD_SESSION_READY);
+    return s->logits;
+}
+
+void td_session_cancel(struct td_session *s)
+{
+    // The session first: whoever sees the engine's flag finds its owner.
+    atomic_store(&s->is_cancelled, true);
+    atomic_store(&s->engine->is_cancelled, true);
+}
+
+// Brings the KV to the longest usable prefix of at most n positions.
+static int rewind_to(struct td_session *s, uint32_t n, struct td_error *err)
+{
+    const struct td_backend *b = s->engine->backend;
+    if (n >= b->kv_len(s->kv)) return TD_OK;
+    if (b->kv_holds(s->kv, n)) return b->kv_trim(s->kv, n, err);
+    const struct td_snapshot *snapshot = td_snapshots_find(s, n);
+    const int code = b->kv_trim(s->kv, 0, err);
+    if (code != TD_OK || !snapshot) return code;
+    return b->kv_share(s->kv, snapshot->kv, snapshot->pos, err);
+}
+
+static int set_marks(struct td_session *s, const uint32_t *marks, uint32_t n_marks,
+                     struct td_error *err)
+{
+    if (n_marks > s->marks_cap) {
+        uint32_t *grown = realloc(s->marks, n_marks * sizeof(*grown));
+        if (!grown) return td_fail(err, TD_ENOMEM, "no memory for %u marks", n_marks);
+        s->marks = grown;
+        s->marks_cap = n_marks;
+    }
+    if (n_marks) memcpy(s->marks, marks, n_marks * sizeof(*marks));
+    s->n_marks = n_marks;
+    return TD_OK;
+}
+
+int td_session_want(struct td_session *s, const int32_t *tokens, uint32_t n, const uint32_t *marks,
+                    uint32_t n_marks, struct td_error *err)
+{
+    const uint32_t n_vocab = s->engine->model->spec.n_vocab;
+    if (n == 0) return td_fail(err, TD_EARG, "an empty prompt has no next token");
+    if (n > s->n_ctx)
+        return td_fail(err, TD_EFULL, "the prompt has %u tokens, the context holds %u", n,
+                       s->n_ctx);
+    for (uint32_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= n_vocab)
+            return td_fail(err, TD_EARG, "token %d at %u is not in the vocabulary of %u", tokens[i],
+                           i, n_vocab);
+    int code = set_marks(s, marks, n_marks, err);
+    if (code != TD_OK) return code;
+
+    const uint32_t computed = s->engine->backend->kv_len(s->kv);
+    uint32_t same = 0;
+    while (same < n && same < computed && tokens[same] == s->tokens[same]) same++;
+    td_snapshots_trim(s, same);
+    // The last token is computed even if it is known: its logits are what the caller wants.
+    code = rewind_to(s, same < n ? same : n - 1, err);
+    if (code != TD_OK) return code;
+    // No memmove of a prefix onto itself: callers may pass what they got from us.
+    memmove(s->tokens, tokens, n * sizeof(*tokens));
+    s->n = n;
+    s->n_prompt = n;
+    s->n_reused = s->engine->backend->kv_len(s->kv);
+    s->rows_fn = NULL;
+    s->state = TD_SESSION_PREFILLING;
+    atomic_store(&s->is_cancelled, false);
+    return TD_OK;
+}
+
+int td_session_append(struct td_session *s, int32_t token, struct td_error *err)
+{
+    if (s->state != TD_SESSION_READY)
+        return td_fail(err, TD_EARG,
+                       "a token can only follow when the ones before it are computed");
+    if (s->n == s->n_ctx)
+        return td_fail(err, TD_EFULL, "the context of %u tokens is full", s->n_ctx);
+    if (token < 0 || (uint32_t)token >= s->engine->model->spec.n_vocab)
+        return td_fail(err, TD_EARG, "token %d is not in the vocabulary", token);
+    s->tokens[s->n++] = token;
+    s->state = TD_SESSION_PREFILLING;
+    return TD_OK;
+}
+
+// Steps until s has its logits. Other sessions move along.
+static int step_until_ready(struct td_session *s, td_progress_fn *progress, void *ctx,
+                            struct td_error *err)
+{
+    while (s->state == TD_SESSION_PREFILLING) {
+        const int code = td_engine_step(s->engine, NULL, err);
+        // Another session's cancel is not ours.
+        if (code == TD_ECANCEL && s->state == TD_SESSION_PREFILLING) continue;
+        if (code != TD_OK) return code;
+        if (progress && !progress(ctx, s->engine->backend->kv_len(s->kv), s->n))
+            td_session_cancel(s);
+    }
+    if (s->state == TD_SESSION_IDLE) return td_fail(err, TD_ECANCEL, "cancelled");
+    return TD_OK;
+}
+
+int td_session_sync(struct td_session *s, const int32_t *tokens, uint32_t n, const uint32_t *marks,
+                    uint32_t n_marks, td_progress_fn *progress, void *ctx, struct td_error *err)
+{
+    const int code = td_session_want(s, tokens, n, marks, n_marks, err);
+    return code == TD_OK ? step_until_ready(s, progress, ctx, err) : code;
+}
+
+int td_session_eval(struct td_session *s, const int32_t *tokens, uint32_t n, td_rows_fn *rows,
+                    void *ctx, struct td_error *err)
+{
+    // Every row is wanted, so none may be reused.
+    td_snapshots_trim(s, 0);
+    int code = s->engine->backend->kv_trim(s->kv, 0, err);
+    if (code == TD_OK) code = td_session_want(s, tokens, n, NULL, 0, err);
+    if (code != TD_OK) return code;
+    s->rows_fn = rows;
+    s->rows_ctx = ctx;
+    code = step_until_ready(s, NULL, NULL, err);
+    s->rows_fn = NULL;
+    return code;
+}
+
+int td_session_next(struct td_session *s, struct td_sampler *sampler, int32_t *token_out,
+                    struct td_error *err)
+{
+    int code = step_until_ready(s, NULL, NULL, err);
+    if (code != TD_OK) return code;
+    if (s->n == s->n_ctx)
+        return td_fail(err, TD_EFULL, "the context of %u tokens is full", s->n_ctx);
+    const int32_t token = td_sampler_draw(sampler, s->logits);
+    code = td_session_append(s, token, err);
+    if (code == TD_OK) *token_out = token;
+    return code;
+}
