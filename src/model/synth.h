@@ -14,10 +14,12 @@ struct td_synth_shape {
     uint32_t n_experts, n_experts_used, n_ff_expert, n_vocab, n_ctx_train, window;
     enum td_type type_experts, type_attn, type_embd; // MXFP4, Q8_0, Q8_0 as the ggml-org files
     uint64_t seed;
+    uint32_t pool_layers; // layers with weights of their own; 0: all, or what memory holds
 };
 
 // "gpt-oss-20b", "gpt-oss-120b", "tiny", then ",key=value" pairs: seed, layers, hidden, heads,
-// kv-heads, head-dim, experts, top-k, ff, vocab, ctx, window, experts-type, attn-type, embd-type.
+// kv-heads, head-dim, experts, top-k, ff, vocab, ctx, window, pool, experts-type, attn-type,
+// embd-type. "tiny,layers=2,vocab=512". On failure *out is untouched.
 int td_synth_parse(struct td_synth_shape *out, const char *text,
                    struct td_error *err) TD_MUST_CHECK;
 
@@ -27,7 +29,7 @@ int td_synth_write(const struct td_synth_shape *shape, const char *path,
 
 struct td_synth; // owns synthetic weights in memory
 
-// The directory and its weights in memory. When they would not fit in half of what is available,
+// The directory and its weights in memory. When they would not fit in 75 % of what is available,
 // the first layers' weights serve all layers (>= 32 x the last-level cache); note says so.
 int td_synth_make(struct td_synth **out, struct td_gguf **gguf_out,
                   const struct td_synth_shape *shape, const struct td_model_options *opt,
