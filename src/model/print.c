@@ -25,17 +25,17 @@ static void put(struct line *l, const char *fmt, ...)
     if (l->n > l->size_bytes - 1) l->n = l->size_bytes - 1;
 }
 
-static void put_slot(struct line *l, const struct td_model *m, const char *before, td_slot s)
+static void put_slot(struct line *l, const struct td_model *m, td_slot s)
 {
     if (s == TD_NO_SLOT) return;
-    put(l, "%s%s[%u]", before, m->program.slots[s].name, m->program.slots[s].width);
+    put(l, " %s[%u]", m->program.slots[s].name, m->program.slots[s].width);
 }
 
 static void put_weight(struct line *l, const struct td_model *m, td_weight i)
 {
     if (i == TD_NO_WEIGHT) return;
     const struct td_weight_info *w = &m->weights[i];
-    put(l, ", %s %s (", w->name, td_type_info(w->type)->name);
+    put(l, " %s %s (", w->name, td_type_info(w->type)->name);
     for (uint32_t k = 0; k < w->n_dims; k++) put(l, "%s%u", k ? ", " : "", w->dim[k]);
     put(l, ")");
 }
@@ -73,13 +73,13 @@ size_t td_op_text(const struct td_model *m, uint32_t i_op, char *out, size_t siz
         put(&l, "-    ");
     else
         put(&l, "L%-4u", op->layer);
-    put(&l, "%-12s", td_op_name(op->kind));
-    put_slot(&l, m, "", op->out_ids);
-    put_slot(&l, m, op->out_ids == TD_NO_SLOT ? "" : " ", op->out);
-    if (op->out != TD_NO_SLOT) put(&l, " <-");
-    put_slot(&l, m, op->out == TD_NO_SLOT ? "" : " ", op->in);
-    put_slot(&l, m, " ", op->in2);
-    put_slot(&l, m, " ", op->in_ids);
+    put(&l, "%-11s", td_op_name(op->kind));
+    put_slot(&l, m, op->out_ids);
+    put_slot(&l, m, op->out);
+    if (op->kind != TD_OP_KV_PUT && op->kind != TD_OP_ROPE) put(&l, " <-");
+    put_slot(&l, m, op->in);
+    put_slot(&l, m, op->in2);
+    put_slot(&l, m, op->in_ids);
     put_weight(&l, m, op->w);
     put_weight(&l, m, op->bias);
     put_weight(&l, m, op->w2);
