@@ -15,11 +15,10 @@ enum td_token_type {
     TD_TOKEN_BYTE = 6,
 };
 
-// One slot of the hash from bytes to id. tag is the hash's upper half: a wrong token is almost
-// always refused without looking at its bytes. id_plus_1 is 0 in an empty slot, so that the table
-// may come from calloc.
+// One slot of the hash from bytes to id. id_plus_1 is 0 in an empty slot, so that the table may
+// come from calloc.
 struct td_token_slot {
-    uint32_t tag;
+    uint64_t hash;
     uint32_t id_plus_1;
 };
 
