@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Which kernels run: what the machine has, and who overwrites which slot.
+#include "kernels/avx512/avx512.h"
 #include "kernels/generic/generic.h"
 #include "kernels/kernels.h"
 
@@ -100,9 +101,39 @@ static void take_generic(struct td_kernels *k)
     };
 }
 
+#if defined(__x86_64__)
+static void take_avx512(struct td_kernels *k)
+{
+    *k = (struct td_kernels){
+        .isa = isa_names[TD_ISA_AVX512],
+        .quantize_q8 = td_quantize_q8_avx512,
+        .mm_f32_f32 = td_mm_f32_f32_avx512,
+        .mm_f16_f32 = td_mm_f16_f32_avx512,
+        .mm_bf16_f32 = td_mm_bf16_f32_avx512,
+        .mm_q8_0_f32 = td_mm_q8_0_f32_avx512,
+        .mm_mxfp4_f32 = td_mm_mxfp4_f32_avx512,
+        .mm_q8_0_q8 = td_mm_q8_0_q8_avx512,
+        .mm_mxfp4_q8 = td_mm_mxfp4_q8_avx512,
+        .row_f32 = td_row_f32_avx512,
+        .rmsnorm = td_rmsnorm_avx512,
+        .rope = td_rope_avx512,
+        .swiglu_clamped = td_swiglu_clamped_avx512,
+        .add = td_add_avx512,
+        .madd = td_madd_avx512,
+        .scale = td_scale_avx512,
+        .f16_of_f32 = td_f16_of_f32_avx512,
+        .f32_of_f16 = td_f32_of_f16_avx512,
+        .attend_f16 = td_attend_f16_avx512,
+        .attend_f32 = td_attend_f32_avx512,
+    };
+}
+#endif
+
 void td_kernels_get(struct td_kernels *out, enum td_isa isa)
 {
-    // Sets of another architecture are never supported, so each test below is also "is it ours".
     take_generic(out);
+#if defined(__x86_64__)
+    if (isa == TD_ISA_AVX512 && td_isa_supported(TD_ISA_AVX512)) take_avx512(out);
+#endif
     (void)isa;
 }
