@@ -15,6 +15,14 @@
 #define TD_Q8_0_BYTES  sizeof(struct td_block_q8_0)
 #define TD_MXFP4_BYTES sizeof(struct td_block_mxfp4)
 
+// Before a loop whose bounds are constants once its function is inlined: at -O2 gcc leaves such loops,
+// and with them the arrays that should be registers, in memory.
+#if defined(__clang__)
+#define TD_UNROLL _Pragma("unroll")
+#else
+#define TD_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 static inline uint16_t td_load_u16(const void *p)
 {
     uint16_t v;

@@ -26,16 +26,22 @@ INLINE void scores(enum td_type type, float *s, const struct heads *h, const uin
 {
     for (uint32_t t = 0; t < n; t += 4) {
         __m512 acc[HEADS][4]; // head, position
+        TD_UNROLL
         for (int i = 0; i < HEADS; i++) {
+            TD_UNROLL
             for (int j = 0; j < 4; j++) acc[i][j] = _mm512_setzero_ps();
         }
         const uint8_t *row[4];
+        TD_UNROLL
         for (uint32_t j = 0; j < 4; j++) row[j] = k + td_min_u32(t + j, n - 1) * row_bytes;
         for (uint32_t d = 0; d < head_dim; d += 16) {
             __m512 kd[4];
+            TD_UNROLL
             for (int j = 0; j < 4; j++) kd[j] = weights16(type, row[j], d);
+            TD_UNROLL
             for (int i = 0; i < HEADS; i++) {
                 const __m512 q = _mm512_loadu_ps(h->q[i] + d);
+                TD_UNROLL
                 for (int j = 0; j < 4; j++) acc[i][j] = _mm512_fmadd_ps(q, kd[j], acc[i][j]);
             }
         }
@@ -50,7 +56,9 @@ INLINE void values(enum td_type type, int n_d, const struct heads *h, uint32_t d
                    const float *p, const uint8_t *v, size_t row_bytes, uint32_t n)
 {
     __m512 acc[HEADS][4];
+    TD_UNROLL
     for (int i = 0; i < HEADS; i++) {
+        TD_UNROLL
         for (int j = 0; j < n_d; j++) {
             acc[i][j] =
                 _mm512_mul_ps(_mm512_loadu_ps(h->acc[i] + d + 16 * j), _mm512_set1_ps(c[i]));
@@ -58,13 +66,18 @@ INLINE void values(enum td_type type, int n_d, const struct heads *h, uint32_t d
     }
     for (uint32_t t = 0; t < n; t++, v += row_bytes, p += HEADS) {
         __m512 vd[4];
+        TD_UNROLL
         for (int j = 0; j < n_d; j++) vd[j] = weights16(type, v, d + 16u * (unsigned)j);
+        TD_UNROLL
         for (int i = 0; i < HEADS; i++) {
             const __m512 pi = _mm512_set1_ps(p[i]);
+            TD_UNROLL
             for (int j = 0; j < n_d; j++) acc[i][j] = _mm512_fmadd_ps(pi, vd[j], acc[i][j]);
         }
     }
+    TD_UNROLL
     for (int i = 0; i < HEADS; i++) {
+        TD_UNROLL
         for (int j = 0; j < n_d; j++) _mm512_storeu_ps(h->acc[i] + d + 16 * j, acc[i][j]);
     }
 }
@@ -100,6 +113,7 @@ INLINE void four_heads(enum td_type type, struct td_attn *st, const struct heads
     uint32_t d = 0;
     for (; d + 64 <= head_dim; d += 64) values(type, 4, h, d, c, s, v, row_bytes, n);
     for (; d < head_dim; d += 16) values(type, 1, h, d, c, s, v, row_bytes, n);
+    TD_UNROLL
     for (int i = 0; i < HEADS; i++) {
         st->m[h->i[i]] = m_out[i];
         st->l[h->i[i]] = l_out[i];
@@ -113,6 +127,7 @@ INLINE void attend(enum td_type type, struct td_attn *st, const float *q, const 
     const size_t skip = (size_t)first * head_dim * (type == TD_F16 ? 2 : 4);
     for (uint32_t i = 0; i < n_q; i += HEADS) {
         struct heads h;
+        TD_UNROLL
         for (uint32_t j = 0; j < HEADS; j++) {
             // A head that is not there is the last one again: read and written with the same bits.
             h.i[j] = td_min_u32(i + j, n_q - 1);

@@ -12,10 +12,12 @@ INLINE void one_row(enum td_type type, int n_o, float *y, const uint8_t *w, size
                     const float *x, uint32_t n_in)
 {
     __m512 acc[8];
+    TD_UNROLL
     for (int o = 0; o < n_o; o++) acc[o] = _mm512_setzero_ps();
     const uint32_t whole = n_in & ~15u;
     for (uint32_t i = 0; i < whole; i += 16) {
         const __m512 xi = _mm512_loadu_ps(x + i);
+        TD_UNROLL
         for (int o = 0; o < n_o; o++) {
             acc[o] = _mm512_fmadd_ps(weights16(type, w + (size_t)o * stride, i), xi, acc[o]);
         }
@@ -24,11 +26,13 @@ INLINE void one_row(enum td_type type, int n_o, float *y, const uint8_t *w, size
         // Masked, not padded with zeros: the other lanes keep their bits, a minus zero included.
         const __mmask16 m = first_lanes(n_in - whole);
         const __m512 xi = _mm512_maskz_loadu_ps(m, x + whole);
+        TD_UNROLL
         for (int o = 0; o < n_o; o++) {
             const __m512 wi = weights_rest(type, w + (size_t)o * stride, whole, n_in - whole);
             acc[o] = _mm512_mask3_fmadd_ps(wi, xi, acc[o], m);
         }
     }
+    TD_UNROLL
     for (int o = 0; o < n_o; o++) y[o] = fold16(acc[o]);
 }
 
@@ -45,22 +49,29 @@ INLINE void tile_n(int n_r, float *const y[4], const float *const w[4], const fl
                    uint32_t n_in)
 {
     __m512 acc[4][4]; // output, row
+    TD_UNROLL
     for (int o = 0; o < 4; o++) {
+        TD_UNROLL
         for (int r = 0; r < 4; r++) acc[o][r] = _mm512_setzero_ps();
     }
     const uint32_t whole = n_in & ~15u;
     for (uint32_t i = 0; i < whole; i += 16) {
         __m512 xi[4];
+        TD_UNROLL
         for (int r = 0; r < n_r; r++) xi[r] = _mm512_loadu_ps(x[r] + i);
+        TD_UNROLL
         for (int o = 0; o < 4; o++) {
             const __m512 wi = _mm512_loadu_ps(w[o] + i);
+            TD_UNROLL
             for (int r = 0; r < n_r; r++) acc[o][r] = _mm512_fmadd_ps(wi, xi[r], acc[o][r]);
         }
     }
     if (whole < n_in) {
         const __mmask16 m = first_lanes(n_in - whole);
+        TD_UNROLL
         for (int o = 0; o < 4; o++) {
             const __m512 wi = _mm512_maskz_loadu_ps(m, w[o] + whole);
+            TD_UNROLL
             for (int r = 0; r < n_r; r++) {
                 const __m512 xi = _mm512_maskz_loadu_ps(m, x[r] + whole);
                 acc[o][r] = _mm512_mask3_fmadd_ps(wi, xi, acc[o][r], m);
@@ -69,6 +80,7 @@ INLINE void tile_n(int n_r, float *const y[4], const float *const w[4], const fl
     }
     float out[16];
     _mm512_storeu_ps(out, fold16x16((const __m512(*)[4])acc));
+    TD_UNROLL
     for (int r = 0; r < n_r; r++) memcpy(y[r], out + 4 * r, 4 * sizeof(float));
 }
 
@@ -92,6 +104,7 @@ INLINE void mm(enum td_type type, float *const *y, const uint8_t *w, const void 
     uint32_t o = 0;
     for (; n_rows > 1 && fits && o + 4 <= n_out; o += 4) {
         const float *wf[4];
+        TD_UNROLL
         for (uint32_t j = 0; j < 4; j++) {
             td_row_f32_avx512(panel + j * pad, type, w + (o + j) * stride, n_in);
             wf[j] = panel + j * pad;
@@ -100,6 +113,7 @@ INLINE void mm(enum td_type type, float *const *y, const uint8_t *w, const void 
             const uint32_t n_r = td_min_u32(4, n_rows - r);
             float *yo[4];
             const float *xr[4];
+            TD_UNROLL
             for (uint32_t j = 0; j < 4; j++) {
                 yo[j] = y[r + td_min_u32(j, n_r - 1)] + o;
                 xr[j] = x[r + td_min_u32(j, n_r - 1)];

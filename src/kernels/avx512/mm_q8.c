@@ -118,6 +118,7 @@ INLINE __m512 few_rows(enum td_type type, const struct rows16 *w, const void *x,
             // A quarter in each of the four lanes that become one.
             const __m512i start = _mm512_set1_epi32(-(code_offset(type) / 4) * s[b]);
             __m512i v[4]; // v[i]: rows i, i + 4, i + 8, i + 12, four partial sums each
+            TD_UNROLL
             for (int i = 0; i < 4; i++) {
                 __m512i lo, hi;
                 codes4(type, p + (size_t)i * w->stride, 4 * w->stride, &lo, &hi);
@@ -155,6 +156,7 @@ INLINE void unpack(enum td_type type, uint8_t *panel, const struct rows16 *w)
     const uint8_t *p = w->p;
     for (uint32_t b = 0; b < w->n_blocks; b++, p += block_bytes(type), panel += PANEL_BLOCK_BYTES) {
         __m512i lo[4], hi[4];
+        TD_UNROLL
         for (int i = 0; i < 4; i++) {
             codes4(type, p + (size_t)i * w->stride, 4 * w->stride, &lo[i], &hi[i]);
         }
@@ -178,6 +180,7 @@ struct tile {
 INLINE void tile_n(int n, const struct tile *t, float *const *y, const void *const *x)
 {
     __m512 acc[TILE_ROWS];
+    TD_UNROLL
     for (int r = 0; r < n; r++) {
         acc[r] = t->w->first ? _mm512_maskz_loadu_ps(t->mask, y[r]) : _mm512_setzero_ps();
     }
@@ -186,11 +189,14 @@ INLINE void tile_n(int n, const struct tile *t, float *const *y, const void *con
     size_t i_d = t->n_in + (size_t)t->w->first * 4;
     for (uint32_t b = 0; b < t->w->n_blocks; b++, p += PANEL_BLOCK_BYTES, i_q += TD_QK, i_d += 4) {
         __m512i w[8];
+        TD_UNROLL
         for (int k = 0; k < 8; k++) w[k] = _mm512_loadu_si512(p + 64 * k);
         const __m512 dw = _mm512_loadu_ps((const void *)(p + 512));
+        TD_UNROLL
         for (int r = 0; r < n; r++) {
             const uint8_t *row = x[r];
             __m512i sum = _mm512_set1_epi32(t->s->offset[r][b]);
+            TD_UNROLL
             for (int k = 0; k < 8; k++) {
                 int32_t four;
                 memcpy(&four, row + i_q + 4 * k, sizeof(four));
@@ -200,6 +206,7 @@ INLINE void tile_n(int n, const struct tile *t, float *const *y, const void *con
             acc[r] = _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(sum), acc[r]);
         }
     }
+    TD_UNROLL
     for (int r = 0; r < n; r++) _mm512_mask_storeu_ps(y[r], t->mask, acc[r]);
 }
 
@@ -237,6 +244,7 @@ INLINE void many_rows(enum td_type type, struct scratch *s, const struct rows16 
     for (uint32_t i = 0; i < n_tiles; i++) {
         const uint32_t n = (n_rows - r + n_tiles - i - 1) / (n_tiles - i);
         float *yo[TILE_ROWS];
+        TD_UNROLL
         for (uint32_t j = 0; j < n; j++) {
             yo[j] = y[r + j] + o;
             const int32_t *sum = td_q8_s(x[r + j], n_in) + w->first;

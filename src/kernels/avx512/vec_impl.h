@@ -81,6 +81,7 @@ INLINE float fold16(__m512 a)
 INLINE __m512 fold16x16(const __m512 a[4][4])
 {
     __m512 quad[4];
+    TD_UNROLL
     for (int i = 0; i < 4; i++) {
         const __m512 *v = a[i];
         const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(v[0], v[1], 0x44),
@@ -91,6 +92,7 @@ INLINE __m512 fold16x16(const __m512 a[4][4])
             _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
     }
     __m512 pair[2];
+    TD_UNROLL
     for (int i = 0; i < 2; i++) {
         const __m512d p = _mm512_castps_pd(quad[2 * i]);
         const __m512d q = _mm512_castps_pd(quad[2 * i + 1]);
