@@ -47,13 +47,14 @@ bool td_has_key(const struct td_binder *b, const char *key)
     return td_gguf_has(b->gguf, name);
 }
 
-// A getter failed for another reason than absence: pass on its sentence with the file's name.
+// A getter failed for another reason than absence: pass on its sentence, which names the file.
 static void bad_key(struct td_binder *b, int code, const char *name, const struct td_error *why)
 {
-    if (why->msg[0])
-        td_bind_fail(b, code, "%.150s", why->msg);
-    else
+    if (why->msg[0]) {
+        if (b->code == TD_OK) b->code = td_fail(b->err, code, "%s", why->msg);
+    } else {
         td_bind_fail(b, code, "key '%s' cannot be read", name);
+    }
 }
 
 static bool get_u32(struct td_binder *b, const char *key, uint32_t lo, uint32_t hi, uint32_t *out)
