@@ -16,15 +16,16 @@
 
 enum td_exit { TD_EXIT_OK = 0, TD_EXIT_FAIL = 1, TD_EXIT_USAGE = 2, TD_EXIT_INTERRUPTED = 130 };
 
-// Prints "tandem: SENTENCE" to stderr, with what to do when that is known, and returns the exit
-// code that fits: usage for TD_EARG, interrupted for TD_ECANCEL, failure for all else.
+// Prints "tandem: SENTENCE" to stderr and returns the exit code that fits: interrupted for
+// TD_ECANCEL, failure for all else.
 int td_app_fail(const struct td_error *err);
 // The same for a wrong command line: names the command's --help; returns TD_EXIT_USAGE.
 int td_app_usage(const struct td_config *cfg, const char *fmt, ...) TD_PRINTF(2, 3);
 // "tandem: LINE" to stderr: something the user should know.
 void td_app_note(const char *fmt, ...) TD_PRINTF(1, 2);
 
-// Flushes stdout; a failed write (a full disk) is an error, a closed pipe is not.
+// Flushes stdout; TD_EXIT_OK or TD_EXIT_FAIL. A failed write (a full disk) is said once, a closed
+// pipe not at all.
 int td_app_flush(void);
 
 // Reads a whole file, "-" is stdin, of at most max_bytes; *out is NUL-terminated and the caller's
@@ -63,16 +64,29 @@ struct td_app {
     struct td_model *model;
     struct td_tokenizer *tokenizer; // NULL when not wanted, or the file has none
     struct td_engine *engine;
+    const struct td_backend *backend;
+    uint32_t n_ctx;
     uint32_t n_threads;
     uint32_t chunk;
     bool kv_f32;
     enum td_precision precision;
+    uint64_t kv_bytes; // that n_ctx tokens may come to
     double load_seconds;
 };
-// max_logits_rows: rows of one run that may want logits; 0: as many as fit in 64 MiB.
-// want_text: a model without a tokenizer is an error.
-int td_app_open(struct td_app *app, const struct td_config *cfg, uint32_t n_ctx,
-                uint32_t max_logits_rows, bool want_text, struct td_error *err) TD_MUST_CHECK;
+struct td_app_wants {
+    uint32_t n_ctx;           // 0: the model's, as far as memory allows
+    uint32_t max_logits_rows; // 0: as many as fit in 64 MiB, at most the chunk
+    bool quiet;               // the model's note is shown elsewhere
+    bool text;                // a tokenizer is needed: a model without one is an error
+};
+int td_app_open(struct td_app *app, const struct td_config *cfg, const struct td_app_wants *wants,
+                struct td_error *err) TD_MUST_CHECK;
 void td_app_close(struct td_app *app);
+
+// Fails with a sentence that says what to do when path is no readable file; for `synth:` it is
+// fine.
+int td_app_check_model_path(const char *path, struct td_error *err) TD_MUST_CHECK;
+// -t, or the CPUs this process may use.
+uint32_t td_app_threads(const struct td_config *cfg);
 
 #endif

@@ -93,6 +93,7 @@ struct td_command {
     td_command_fn *run;
     const char *args;         // what follows the name in the usage line: "MODEL [options]"
     uint32_t min_args, n_max; // positional arguments
+    bool needs_model;         // -m must be given
     const char *summary;      // one line for the list of commands
     const char *about;        // paragraphs for --help and the man page, '\n' between lines
 };

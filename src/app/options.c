@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: MIT
+// The two tables: commands and options. Data only; config.c reads it.
+#include "app/options_impl.h"
+
+#include "app/commands.h"
+
+const struct td_command td_commands[] = {
+    {"run", td_cmd_run, "-m MODEL [-p PROMPT] [options]", 0, 0, true,
+     "answer a prompt, or chat when none is given",
+     "Reads the prompt and streams the answer. Without -p it chats: the conversation goes on from\n"
+     "turn to turn and only what is new is read. Keys: Ctrl-C stops the answer, Ctrl-D leaves;\n"
+     "/help lists what else the prompt understands. Without -p and with input that is not a\n"
+     "terminal, the input is the prompt.\n"
+     "\n"
+     "The model thinks before it answers. On a terminal this reasoning is shown dimmed; otherwise\n"
+     "only the answer goes to the output, unless --show-reasoning is given."},
+    {"eval", td_cmd_eval,
+     "-m MODEL (--tokens FILE (--logits OUT.npy | --kl BASE.npy) | -f TEXT --ppl)", 0, 0, true,
+     "logits, perplexity, or the distance to reference logits",
+     "--tokens FILE --logits OUT.npy writes the logits of every token as float32 .npy of shape\n"
+     "(n_tokens, n_vocab); with --last only the last row, (1, n_vocab).\n"
+     "\n"
+     "-f TEXT --ppl prints the perplexity and its standard error. The text is cut into windows of\n"
+     "--ctx tokens that do not overlap; the second half of each is scored, the first is context,\n"
+     "and a rest shorter than a window is left out (as llama-perplexity does, so that numbers\n"
+     "compare). A text shorter than one window is one window.\n"
+     "\n"
+     "--tokens FILE --kl BASE.npy compares with reference logits of the same tokens: mean, 99th\n"
+     "percentile and maximum over the positions of KL(reference || ours) in nats, how often the\n"
+     "most likely token agrees, and the normalised mean square error of the logits."},
+    {"bench", td_cmd_bench, "-m MODEL [-p N,..] [-n N,..] [-d N,..] [options]", 0, 0, true,
+     "speed of prompt and answer, and how far from the machine's limits",
+     "Each row is one test, at each depth D of -d: pp N reads a prompt of N tokens, tg N writes N\n"
+     "tokens, both behind D tokens that are already in the KV cache. A row is warmed up once and\n"
+     "repeated -r times; the table shows the median and the range. Tokens are random, from a\n"
+     "fixed seed.\n"
+     "\n"
+     "GB/s and GFLOP/s are the bytes and operations that the program needs, by its own count,\n"
+     "divided by the time; per cent are of what `tandem probe --quick` measures on this machine.\n"
+     "-m synth:gpt-oss-120b measures a model that has not been downloaded."},
+    {"inspect", td_cmd_inspect, "MODEL [--tensors] [--program] [--json]", 0, 1, false,
+     "what a model file holds",
+     "Prints a summary. --tensors lists every tensor, --program the operations of a forward pass\n"
+     "in the order they run; --json prints everything asked for as one JSON object."},
+    {"tokenize", td_cmd_tokenize, "-m MODEL [--special] [--json] (TEXT | -f FILE)", 0, 1, true,
+     "text to token ids",
+     "Prints the ids of TEXT, separated by spaces. --special reads the names of special tokens in\n"
+     "the text as these tokens; otherwise they are plain text. Needs only the file's vocabulary."},
+    {"detokenize", td_cmd_detokenize, "-m MODEL (ID... | -f FILE)", 0, 1u << 20, true,
+     "token ids to text",
+     "Prints the bytes of the ids, separated by white space or as a JSON array. The inverse of\n"
+     "tokenize: every text comes back byte for byte."},
+    {"synth", td_cmd_synth, "NAME OUT.gguf [options]", 2, 2, false,
+     "write a model of a known shape with random weights",
+     "NAME is gpt-oss-20b, gpt-oss-120b or tiny. The file is as large as the real one, computes "
+     "as\n"
+     "much and writes noise: it is for measuring and testing. The same seed and shape give the\n"
+     "same bytes on every machine. The options change the shape; -m synth:NAME,layers=4 does the\n"
+     "same without a file."},
+    {"probe", td_cmd_probe, "[options]", 0, 0, false, "measure this machine",
+     "Measures how fast this machine reads memory and multiplies: bytes per second, 8-bit integer\n"
+     "and 32-bit float operations per second, with one thread and with all. A multiplication with\n"
+     "its addition counts as two operations."},
+};
+const uint32_t td_n_commands = sizeof(td_commands) / sizeof(td_commands[0]);
+
+enum {
+    RUN = 1 << 0,
+    EVAL = 1 << 1,
+    BENCH = 1 << 2,
+    INSPECT = 1 << 3,
+    TOKENIZE = 1 << 4,
+    DETOKENIZE = 1 << 5,
+    SYNTH = 1 << 6,
+    PROBE = 1 << 7,
+    ALL = 0xff,
+};
+
+// Rows of one command appear in its help in this order.
+const struct td_opt_row td_options[TD_N_OPTS] = {
+    [TD_OPT_MODEL] = {"--model", 'm', TD_OPT_TYPE_TEXT, "MODEL", NULL, 0, 0,
+                      RUN | EVAL | BENCH | INSPECT | TOKENIZE | DETOKENIZE,
+                      "GGUF file (any part of a split one), or synth:NAME[,seed=S,layers=L,...] "
+                      "for random weights of that shape without a file"},
+
+    [TD_OPT_PROMPT] = {"--prompt", 'p', TD_OPT_TYPE_TEXT, "TEXT", NULL, 0, 0, RUN,
+                       "the prompt; - reads it from the standard input"},
+    [TD_OPT_PROMPT_FILE] = {"--file", 'f', TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, RUN,
+                            "read the prompt from FILE"},
+    [TD_OPT_N_PREDICT] = {"--n-predict", 'n', TD_OPT_TYPE_COUNT, "TOKENS", "0", 0, UINT32_MAX, RUN,
+                          "length of an answer at most; 0: until it ends or the context is full"},
+    [TD_OPT_TEMP] = {"--temp", 0, TD_OPT_TYPE_REAL, "T", "1.0", 0, 100, RUN,
+                     "temperature; 0 always takes the most likely token"},
+    [TD_OPT_TOP_K] = {"--top-k", 0, TD_OPT_TYPE_COUNT, "K", "0", 0, UINT32_MAX, RUN,
+                      "draw from the K most likely tokens; 0: from all"},
+    [TD_OPT_TOP_P] = {"--top-p", 0, TD_OPT_TYPE_REAL, "P", "1.0", 0, 1, RUN,
+                      "draw from the most likely tokens that together reach P"},
+    [TD_OPT_MIN_P] = {"--min-p", 0, TD_OPT_TYPE_REAL, "P", "0.0", 0, 1, RUN,
+                      "leave out tokens below P times the most likely one"},
+    [TD_OPT_SYSTEM] = {"--system", 0, TD_OPT_TYPE_TEXT, "TEXT", NULL, 0, 0, RUN,
+                       "instructions that stand before the conversation"},
+    [TD_OPT_REASONING] = {"--reasoning", 0, TD_OPT_TYPE_CHOICE, "low|medium|high", "medium", 0, 0,
+                          RUN, "how long the model thinks before it answers"},
+    [TD_OPT_SHOW_REASONING] = {"--show-reasoning", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, RUN,
+                               "write the reasoning also when the output is not a terminal"},
+    [TD_OPT_RAW] = {"--raw", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, RUN,
+                    "no chat format: continue the prompt as plain text"},
+    [TD_OPT_STATS] = {"--stats", 0, TD_OPT_TYPE_CHOICE, "text|json|none", "text", 0, 0, RUN,
+                      "the closing line on the standard error; json: one object on one line, the "
+                      "last that is written there"},
+
+    [TD_OPT_TOKENS] = {"--tokens", 0, TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, EVAL,
+                       "token ids, separated by white space; - is the standard input"},
+    [TD_OPT_LOGITS] = {"--logits", 0, TD_OPT_TYPE_TEXT, "OUT.npy", NULL, 0, 0, EVAL,
+                       "write the logits of every token"},
+    [TD_OPT_LAST] = {"--last", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, EVAL,
+                     "with --logits: only the last token's"},
+    [TD_OPT_KL] = {"--kl", 0, TD_OPT_TYPE_TEXT, "BASE.npy", NULL, 0, 0, EVAL,
+                   "compare with these reference logits"},
+    [TD_OPT_TEXT_FILE] = {"--file", 'f', TD_OPT_TYPE_TEXT, "TEXT", NULL, 0, 0, EVAL,
+                          "text to score; - is the standard input"},
+    [TD_OPT_PPL] = {"--ppl", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, EVAL,
+                    "with -f: print the perplexity"},
+
+    [TD_OPT_N_PROMPT] = {"--n-prompt", 'p', TD_OPT_TYPE_LIST, "N,..", "512", 0, UINT32_MAX / 2,
+                         BENCH, "prompt lengths to measure, in tokens; 0: none"},
+    [TD_OPT_N_GEN] = {"--n-gen", 'n', TD_OPT_TYPE_LIST, "N,..", "64", 0, UINT32_MAX / 2, BENCH,
+                      "answer lengths to measure, in tokens; 0: none"},
+    [TD_OPT_DEPTH] = {"--depth", 'd', TD_OPT_TYPE_LIST, "N,..", "0", 0, UINT32_MAX / 2, BENCH,
+                      "tokens already in the KV cache"},
+    [TD_OPT_REPEAT] = {"--repetitions", 'r', TD_OPT_TYPE_COUNT, "R", "5", 1, 1000, BENCH,
+                       "measurements of each row"},
+    [TD_OPT_FORMAT] = {"--output", 'o', TD_OPT_TYPE_CHOICE, "md|json|csv", "md", 0, 0, BENCH,
+                       "a table to read, or for programs; JSON fields are named as llama-bench's"},
+
+    [TD_OPT_CTX] = {"--ctx", 'c', TD_OPT_TYPE_COUNT, "TOKENS", NULL, 1, UINT32_MAX / 2, RUN,
+                    "tokens of prompt and answer together; default: what the model was trained "
+                    "for, at most 8192, and less when memory is short"},
+    [TD_OPT_CTX_EVAL] = {"--ctx", 'c', TD_OPT_TYPE_COUNT, "TOKENS", "512", 4, UINT32_MAX / 2, EVAL,
+                         "with --ppl: length of a window"},
+    [TD_OPT_CHUNK] = {"--chunk", 0, TD_OPT_TYPE_COUNT, "TOKENS", "512", 1, 65536,
+                      RUN | EVAL | BENCH,
+                      "prompt tokens computed at once; more is faster and needs more memory, the "
+                      "results are the same to the bit"},
+    [TD_OPT_PRECISION] = {"--precision", 0, TD_OPT_TYPE_CHOICE, "default|high", "default", 0, 0,
+                          RUN | EVAL | BENCH,
+                          "high: activations stay 32-bit floats instead of 8-bit blocks; slower"},
+    [TD_OPT_KV] = {"--kv", 0, TD_OPT_TYPE_CHOICE, "f16|f32", "f16", 0, 0, RUN | EVAL | BENCH,
+                   "type of cached keys and values"},
+    [TD_OPT_SEED] = {"--seed", 's', TD_OPT_TYPE_COUNT, "S", NULL, 0, UINT64_MAX, RUN | SYNTH,
+                     "seed of the random numbers; the same seed gives the same result"},
+    [TD_OPT_THREADS] = {"--threads", 't', TD_OPT_TYPE_COUNT, "T", NULL, 1, 1024,
+                        RUN | EVAL | BENCH | SYNTH | PROBE,
+                        "threads; default: one for each CPU this process may use"},
+
+    [TD_OPT_SPECIAL] = {"--special", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, RUN | TOKENIZE,
+                        "read names of special tokens in the text as these tokens (run: with "
+                        "--raw)"},
+    [TD_OPT_FILE] = {"--file", 'f', TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, TOKENIZE | DETOKENIZE,
+                     "read from FILE; - is the standard input"},
+
+    [TD_OPT_TENSORS] = {"--tensors", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, INSPECT,
+                        "list every tensor"},
+    [TD_OPT_PROGRAM] = {"--program", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, INSPECT,
+                        "list the operations of a forward pass"},
+    [TD_OPT_JSON] = {"--json", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0,
+                     EVAL | INSPECT | TOKENIZE | PROBE, "print JSON"},
+
+    [TD_OPT_LAYERS] = {"--layers", 0, TD_OPT_TYPE_COUNT, "N", NULL, 1, 512, SYNTH, "layers"},
+    [TD_OPT_HIDDEN] = {"--hidden", 0, TD_OPT_TYPE_COUNT, "N", NULL, 1, 1 << 20, SYNTH,
+                       "width of the hidden state"},
+    [TD_OPT_HEADS] = {"--heads", 0, TD_OPT_TYPE_COUNT, "N", NULL, 1, 4096, SYNTH, "query heads"},
+    [TD_OPT_KV_HEADS] = {"--kv-heads", 0, TD_OPT_TYPE_COUNT, "N", NULL, 1, 4096, SYNTH,
+                         "key and value heads"},
+    [TD_OPT_HEAD_DIM] = {"--head-dim", 0, TD_OPT_TYPE_COUNT, "N", NULL, 1, 512, SYNTH,
+                         "width of a head"},
+    [TD_OPT_EXPERTS] = {"--experts", 0, TD_OPT_TYPE_COUNT, "N", NULL, 1, 1024, SYNTH,
+                        "experts of a layer"},
+    [TD_OPT_SYNTH_TOP_K] = {"--top-k", 0, TD_OPT_TYPE_COUNT, "K", NULL, 1, 64, SYNTH,
+                            "experts used for a token"},
+    [TD_OPT_FF] = {"--ff", 0, TD_OPT_TYPE_COUNT, "N", NULL, 1, 1 << 20, SYNTH,
+                   "width of an expert"},
+    [TD_OPT_VOCAB] = {"--vocab", 0, TD_OPT_TYPE_COUNT, "N", NULL, 1, 1 << 24, SYNTH,
+                      "tokens of the vocabulary"},
+    [TD_OPT_SYNTH_CTX] = {"--ctx", 0, TD_OPT_TYPE_COUNT, "TOKENS", NULL, 1, UINT32_MAX / 2, SYNTH,
+                          "context length the file states"},
+    [TD_OPT_WINDOW] = {"--window", 0, TD_OPT_TYPE_COUNT, "TOKENS", NULL, 1, UINT32_MAX / 2, SYNTH,
+                       "sliding window of every other layer"},
+    [TD_OPT_EXPERTS_TYPE] = {"--experts-type", 0, TD_OPT_TYPE_TEXT, "TYPE", NULL, 0, 0, SYNTH,
+                             "type of the experts' weights: MXFP4, Q8_0, BF16, F16, F32"},
+    [TD_OPT_ATTN_TYPE] = {"--attn-type", 0, TD_OPT_TYPE_TEXT, "TYPE", NULL, 0, 0, SYNTH,
+                          "type of the attention's weights"},
+    [TD_OPT_EMBD_TYPE] = {"--embd-type", 0, TD_OPT_TYPE_TEXT, "TYPE", NULL, 0, 0, SYNTH,
+                          "type of the embedding and output weights"},
+    [TD_OPT_FORCE] = {"--force", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, SYNTH,
+                      "overwrite OUT.gguf"},
+
+    [TD_OPT_QUICK] = {"--quick", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, PROBE,
+                      "less than two seconds instead of about ten"},
+    [TD_OPT_OUT] = {"--output", 'o', TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, PROBE,
+                    "also write the measurements to FILE, as JSON"},
+
+    [TD_OPT_HELP] = {"--help", 'h', TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, ALL, "this help"},
+};
+
+bool td_opt_belongs(enum td_opt opt, const struct td_command *command)
+{
+    return (td_options[opt].commands >> (command - td_commands)) & 1u;
+}
