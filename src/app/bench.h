@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT
+// What bench measured, for its three ways to print it.
+#ifndef TD_APP_BENCH_H
+#define TD_APP_BENCH_H
+
+#include "app/app.h"
+#include "base/os.h"
+#include "probe/probe.h"
+
+enum { TD_BENCH_MAX_REPEAT = 1000 };
+
+// One row of the table.
+struct td_bench_row {
+    uint32_t n_prompt; // one of these two is 0
+    uint32_t n_gen;
+    uint32_t depth;
+    uint32_t n_samples;
+    uint64_t samples_ns[TD_BENCH_MAX_REPEAT];
+    double bytes; // that the program needs to move, one repetition
+    double flop;  // that it computes
+    uint64_t logits_hash;
+    uint64_t snapshot_bytes;
+    char test_time[32]; // UTC, ISO 8601
+    struct td_os_rss rss;
+    struct td_device_report device;
+};
+
+// What all rows share.
+struct td_bench {
+    const struct td_config *cfg;
+    const char *model_path;
+    struct td_app app;
+    struct td_os_info os;
+    struct td_probe machine;
+    double first_token_seconds; // from the start of loading
+    uint64_t n_params;
+    char model_type[64];
+};
+
+// Statistics of a row; tokens per second.
+struct td_bench_stats {
+    double median_ts, min_ts, max_ts, avg_ts, stddev_ts;
+    double median_ns, avg_ns, stddev_ns;
+    double bytes_per_s, flops_per_s; // of the median
+    double read_pct, ops_pct;        // of what the machine measured
+    double limit_pct;                // least possible time / median time
+};
+void td_bench_stats(struct td_bench_stats *out, const struct td_bench *b,
+                    const struct td_bench_row *row);
+
+void td_bench_row_name(const struct td_bench_row *row, char *out, size_t out_bytes);
+
+// begin, then each row as it is measured, then end (which for JSON writes all).
+struct td_bench_report;
+int td_bench_report_open(struct td_bench_report **out, const struct td_bench *b,
+                         struct td_error *err) TD_MUST_CHECK;
+void td_bench_report_row(struct td_bench_report *r, const struct td_bench_row *row);
+int td_bench_report_end(struct td_bench_report *r, struct td_error *err) TD_MUST_CHECK;
+void td_bench_report_close(struct td_bench_report *r);
+
+#endif
