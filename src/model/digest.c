@@ -78,6 +78,5 @@ void td_model_digest(struct td_model *m)
         eat_u64(&h, w->type);
         eat(&h, w->dim, sizeof(w->dim));
     }
-    eat_str(&h, m->note, strlen(m->note)); // a pooled model is another model
     snprintf(m->digest, sizeof(m->digest), "%016" PRIx64, h);
 }

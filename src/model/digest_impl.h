@@ -5,7 +5,7 @@
 
 #include "model/model.h"
 
-// Fills m->digest from m->gguf, m->weights and m->note. Split or not makes no difference.
+// Fills m->digest from m->gguf and m->weights. Split or not makes no difference.
 void td_model_digest(struct td_model *m);
 
 #endif

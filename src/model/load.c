@@ -125,7 +125,6 @@ static int open_synth(struct td_model **out, const char *text, const struct td_m
     code = td_model_of_gguf(out, gguf, synth, err);
     if (code != TD_OK) return code;
     snprintf((*out)->note, sizeof((*out)->note), "%s", note);
-    td_model_digest(*out);
     return TD_OK;
 }
 

@@ -321,22 +321,24 @@ int td_synth_make(struct td_synth **out, struct td_gguf **gguf_out,
     *out = NULL;
     *gguf_out = NULL;
     opt = options_or_plain(opt);
+    struct td_synth_shape own = *shape; // with the pool that is chosen
     struct td_synth_plan plan = {0};
     struct td_gguf *g = NULL;
     struct td_synth *s = calloc(1, sizeof(*s));
     if (!s) return td_fail(err, TD_ENOMEM, "synth: no memory");
 
-    uint32_t pool = shape->pool_layers;
-    int code = td_synth_plan_init(&plan, shape, pool, err);
-    if (code == TD_OK && !opt->header_only) code = choose_pool(shape, &plan, &pool, err);
-    if (code == TD_OK && pool != shape->pool_layers) {
+    uint32_t pool = own.pool_layers;
+    int code = td_synth_plan_init(&plan, &own, pool, err);
+    if (code == TD_OK && !opt->header_only) code = choose_pool(&own, &plan, &pool, err);
+    if (code == TD_OK && pool != own.pool_layers) {
+        own.pool_layers = pool; // into the header, and so into the digest
         td_synth_plan_free(&plan);
-        code = td_synth_plan_init(&plan, shape, pool, err);
+        code = td_synth_plan_init(&plan, &own, pool, err);
     }
-    if (code == TD_OK) code = make_directory(s, &g, shape, &plan, err);
+    if (code == TD_OK) code = make_directory(s, &g, &own, &plan, err);
     if (code == TD_OK && !opt->header_only) code = make_weights(s, g, &plan, opt, err);
     if (code == TD_OK) {
-        write_note(note, note_bytes, shape, &plan, pool);
+        write_note(note, note_bytes, &own, &plan, pool);
         *out = s;
         *gguf_out = g;
     } else {

@@ -191,8 +191,9 @@ int td_synth_put_vocab(struct td_gguf_writer *w, uint32_t n_vocab, struct td_err
     // Fillers have at most three bytes of two UTF-8 bytes each; specials are shorter than 32.
     const size_t cap = 512 + 6 * n_fillers + 32 * (size_t)(n_vocab - v.first_special);
     v.types = calloc(n_vocab, sizeof(*v.types));
-    const bool has_memory = texts_init(&v.tokens, n_vocab, cap) & (v.types != NULL) &
-                            texts_init(&v.merges, n_fillers, 7 * n_fillers + 1);
+    bool has_memory = v.types != NULL;
+    has_memory = texts_init(&v.tokens, n_vocab, cap) && has_memory;
+    has_memory = texts_init(&v.merges, n_fillers, 7 * n_fillers + 1) && has_memory;
     if (has_memory) {
         add_byte_tokens(&v);
         add_fillers(&v);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The reference forward pass against logits from outside: if this fails, nothing else here counts.
 #include "gguf/gguf.h"
+#include "model/model.h"
 #include "reference/ref_gptoss.h"
 #include "reference/vectors.h"
 
@@ -88,11 +89,50 @@ static void test_rounded_rope_is_seen(void **state)
     close_fixture(&f);
 }
 
+// The second fixture: made by our own generator and the reference, so it guards both from drift and
+// gives the other floors a shape with odd groups, odd expert counts and 16-bit weights.
+static void test_second_fixture(void **state)
+{
+    (void)state;
+    struct td_error err = {0};
+    struct td_model *file = NULL, *made = NULL;
+    if (td_model_open(&file, "tests/data/synth-odd.gguf", NULL, &err) != TD_OK ||
+        td_model_open(&made,
+                      "synth:tiny,layers=3,hidden=64,heads=6,kv-heads=2,head-dim=16,experts=5,"
+                      "top-k=2,ff=32,vocab=288,window=8,attn-type=bf16,embd-type=f16,seed=11",
+                      NULL, &err) != TD_OK)
+        fail_msg("%s", err.msg);
+    assert_string_equal(file->digest, made->digest);
+    for (uint32_t i = 0; i < file->n_weights; i++)
+        assert_memory_equal(file->weights[i].data, made->weights[i].data,
+                            file->weights[i].size_bytes);
+
+    uint32_t n = 0;
+    int32_t *tokens = tokens_read("tests/data/synth-odd.tokens.txt", &n);
+    struct npy want;
+    assert_true(npy_read(&want, "tests/data/synth-odd.logits.npy"));
+    assert_int_equal(want.n_rows, n);
+    assert_int_equal(want.n_cols, file->spec.n_vocab);
+    struct ref_gptoss *ref = ref_gptoss_open(file->gguf);
+    double *logits = calloc(want.n_rows * want.n_cols, sizeof(*logits));
+    assert_true(ref && logits && tokens);
+    ref_gptoss_logits(ref, tokens, n, NULL, logits);
+    for (uint64_t i = 0; i < want.n_rows * want.n_cols; i++)
+        assert_true(fabs(logits[i] - (double)want.at[i]) < 2e-6);
+    free(logits);
+    free(tokens);
+    npy_free(&want);
+    ref_gptoss_close(ref);
+    td_model_close(file);
+    td_model_close(made);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_agrees_with_outside_logits),
         cmocka_unit_test(test_rounded_rope_is_seen),
+        cmocka_unit_test(test_second_fixture),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -225,11 +225,11 @@ static void test_published_shapes(void **state)
     assert_int_equal(m->spec.n_experts, 128);
     assert_int_equal(m->spec.n_vocab, 201088);
     assert_null(m->weights[0].data);
-    // ggml-org's file of this model is 63.39 GB with its 8 MB vocabulary.
-    assert_true(m->weights_bytes > 63.3e9 && m->weights_bytes < 63.5e9);
+    // The published files are 63.4 and 12.1 GB, of which some 10 MB are vocabulary.
+    assert_true(m->weights_bytes / 100000000 == 633);
     td_model_close(m);
     m = open_model("synth:gpt-oss-20b", 1, true);
-    assert_true(m->weights_bytes > 12.05e9 && m->weights_bytes < 12.15e9);
+    assert_true(m->weights_bytes / 10000000 == 1209);
     assert_int_equal(m->spec.kv[0].window, 128);
     assert_int_equal(m->spec.kv[1].window, 0);
     assert_int_equal(m->spec.kv[23].window, 0);
