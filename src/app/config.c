@@ -4,6 +4,7 @@
 #include "app/config.h"
 
 #include "app/options_impl.h"
+#include "base/num.h"
 #include "kernels/kernels.h"
 
 #include <ctype.h>
@@ -122,26 +123,25 @@ static int set_value(struct td_opt_value *v, const struct td_opt_row *row, const
     return TD_OK;
 }
 
-// Edits between two words (Levenshtein), for "did you mean".
+// Edits between two words, for "did you mean": a letter too many, missing, wrong, or two swapped
+// (optimal string alignment).
 static uint32_t distance(const char *a, const char *b)
 {
-    uint32_t row[64];
+    enum { MAX_WORD = 40 };
     const size_t n_a = strlen(a), n_b = strlen(b);
-    if (n_a >= 64 || n_b >= 64) return UINT32_MAX;
-    for (size_t j = 0; j <= n_b; j++) row[j] = (uint32_t)j;
+    if (n_a >= MAX_WORD || n_b >= MAX_WORD) return UINT32_MAX;
+    uint32_t d[MAX_WORD + 1][MAX_WORD + 1];
+    for (size_t i = 0; i <= n_a; i++) d[i][0] = (uint32_t)i;
+    for (size_t j = 0; j <= n_b; j++) d[0][j] = (uint32_t)j;
     for (size_t i = 1; i <= n_a; i++) {
-        uint32_t diagonal = row[0];
-        row[0] = (uint32_t)i;
         for (size_t j = 1; j <= n_b; j++) {
-            const uint32_t change = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            uint32_t least = change;
-            if (row[j - 1] + 1 < least) least = row[j - 1] + 1;
-            if (row[j] + 1 < least) least = row[j] + 1;
-            row[j] = least;
+            uint32_t least = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+            least = td_min_u32(least, td_min_u32(d[i - 1][j], d[i][j - 1]) + 1);
+            const bool is_swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            d[i][j] = is_swapped ? td_min_u32(least, d[i - 2][j - 2] + 1) : least;
         }
     }
-    return row[n_b];
+    return d[n_a][n_b];
 }
 
 // A third of the word may be wrong before a suggestion is a guess.

@@ -1,0 +1,104 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Installs what is missing to build and test tandem: apt, dnf or brew. Quick and silent when nothing
+# is. When it may not install (neither root nor sudo without a password), it prints the command.
+set -eu
+
+# Is the library there? Headers count, not only the run-time half.
+has_lib() { command -v pkg-config >/dev/null 2>&1 && pkg-config --exists "$1"; }
+has_cmd() { command -v "$1" >/dev/null 2>&1; }
+
+# One line each: what is looked for, then its package for apt, dnf and brew ("-": comes with it).
+wanted() {
+    cat <<'LIST'
+cmd cc gcc gcc -
+cmd make make make -
+cmd cmake cmake cmake cmake
+cmd pkg-config pkg-config pkgconf-pkg-config pkg-config
+lib libpcre2-8 libpcre2-dev pcre2-devel pcre2
+lib libutf8proc libutf8proc-dev utf8proc-devel utf8proc
+lib jansson libjansson-dev jansson-devel jansson
+lib libedit libedit-dev libedit-devel libedit
+lib cmocka libcmocka-dev libcmocka-devel cmocka
+LIST
+}
+
+if has_cmd apt-get; then
+    manager=apt
+elif has_cmd dnf; then
+    manager=dnf
+elif has_cmd brew; then
+    manager=brew
+else
+    manager=none
+fi
+
+missing=
+packages=
+while read -r kind name apt dnf brew; do
+    if [ "$kind" = cmd ]; then has_cmd "$name" && continue; else has_lib "$name" && continue; fi
+    missing="$missing $name"
+    case $manager in
+    apt) package=$apt ;;
+    dnf) package=$dnf ;;
+    brew) package=$brew ;;
+    *) package=$name ;;
+    esac
+    [ "$package" = - ] || packages="$packages $package"
+done <<EOF_WANTED
+$(wanted)
+EOF_WANTED
+# A compiler without the C library's headers is half there (Debian's gcc only recommends them).
+if has_cmd cc && ! printf '#include <stdio.h>\n' | cc -E - >/dev/null 2>&1; then
+    missing="$missing stdio.h"
+    [ $manager = apt ] && packages="$packages libc6-dev"
+    [ $manager = dnf ] && packages="$packages glibc-devel"
+elif ! has_cmd cc && [ $manager = apt ]; then
+    packages="$packages libc6-dev"
+fi
+[ -n "$missing" ] || exit 0
+
+if [ $manager = none ]; then
+    echo "setup: missing:$missing; install them with your system's package manager" >&2
+    exit 1
+fi
+if [ $manager = brew ]; then
+    # brew refuses to run as root, and needs no more than the user.
+    case $missing in
+    *" cc"* | *" make"*) echo "setup: run this first: xcode-select --install" >&2 && exit 1 ;;
+    esac
+    echo "setup: installing$packages"
+    # shellcheck disable=SC2086 # a list of words
+    brew install $packages
+    exit
+fi
+
+as_root=
+if [ "$(id -u)" -ne 0 ]; then
+    if has_cmd sudo && sudo -n true 2>/dev/null; then
+        as_root="sudo -n"
+    elif has_cmd sudo && [ -t 0 ]; then
+        as_root=sudo # it asks for the password
+    else
+        case $manager in
+        apt) command="apt-get install -y$packages" ;;
+        *) command="dnf install -y$packages" ;;
+        esac
+        echo "setup: missing:$missing; run this as root: $command" >&2
+        exit 1
+    fi
+fi
+echo "setup: installing$packages"
+# shellcheck disable=SC2086 # lists of words
+case $manager in
+apt)
+    DEBIAN_FRONTEND=noninteractive
+    export DEBIAN_FRONTEND
+    # Lists may be missing on a fresh system, or too old to find the packages they name.
+    $as_root apt-get install -y --no-install-recommends $packages >/dev/null 2>&1 || {
+        $as_root apt-get update -q >/dev/null
+        $as_root apt-get install -y --no-install-recommends $packages >/dev/null
+    }
+    ;;
+dnf) $as_root dnf install -y -q $packages ;;
+esac

@@ -1,0 +1,85 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Each command does its job once, from end to end.
+. "$(dirname "$0")/lib.sh"
+M=$DATA/gptoss-tiny.gguf
+
+ok "$TANDEM" --version
+out_has "kernels: "
+ok "$TANDEM" --help
+for command in run eval bench inspect tokenize detokenize synth probe; do
+    out_has "  $command "
+done
+for command in run eval bench inspect tokenize detokenize synth probe; do
+    ok "$TANDEM" "$command" --help
+    out_has "usage: tandem $command"
+    ok "$TANDEM" help "$command"
+done
+code 2 "$TANDEM"
+says "usage: tandem COMMAND"
+ok env TANDEM_ISA=generic "$TANDEM" --version
+out_has "kernels: generic"
+ok "$TANDEM" --man
+same "$TMP/out" "$DATA/../../docs/tandem.1"
+
+# inspect
+ok "$TANDEM" inspect "$M"
+out_has "architecture   gpt-oss"
+out_has "MXFP4"
+ok "$TANDEM" inspect -m "$M" --tensors
+out_has "blk.0.attn_q.weight"
+ok "$TANDEM" inspect "$M" --program
+out_has "experts_glu"
+ok "$TANDEM" inspect "$M" --json --tensors --program
+out_has '"architecture": "gpt-oss"'
+out_has '"name": "blk.0.attn_q.weight"'
+ok "$TANDEM" inspect synth:gpt-oss-120b
+out_has "parameters     116"
+
+# synth: the same bytes for the same seed, others for another
+ok "$TANDEM" synth tiny "$TMP/a.gguf" --layers 2 -s 7
+out_has "random weights"
+ok "$TANDEM" synth tiny "$TMP/b.gguf" --layers 2 --seed=7 -t 2
+same "$TMP/a.gguf" "$TMP/b.gguf"
+ok "$TANDEM" synth tiny "$TMP/c.gguf" --layers 2 --seed 8
+n_checks=$((n_checks + 1))
+cmp -s "$TMP/a.gguf" "$TMP/c.gguf" && failed "seeds 7 and 8 give the same file"
+ok "$TANDEM" inspect "$TMP/a.gguf"
+out_has "layers         2"
+
+# The file and the model in memory compute the same.
+echo "1 2 3 4 5 6 7 8" >"$TMP/ids"
+ok "$TANDEM" eval -m "$TMP/a.gguf" --tokens "$TMP/ids" --logits "$TMP/file.npy"
+ok "$TANDEM" eval -m synth:tiny,layers=2,seed=7 --tokens "$TMP/ids" --logits "$TMP/memory.npy"
+same "$TMP/file.npy" "$TMP/memory.npy"
+
+# run: the same seed gives the same text, a temperature of 0 needs none
+ok "$TANDEM" run -m "$TMP/a.gguf" --raw -p "Once upon a time" -n 8 -s 1 --stats none
+cp "$TMP/out" "$TMP/one"
+[ ! -s "$TMP/err" ] || failed "--stats none wrote something"
+n_checks=$((n_checks + 1))
+printf 'Once upon a time' | "$TANDEM" run -m "$TMP/a.gguf" --raw -n 8 -s 1 -t 1 >"$TMP/two" 2>"$TMP/err" ||
+    failed "the prompt from a pipe"
+same "$TMP/one" "$TMP/two"
+ok "$TANDEM" run -m "$TMP/a.gguf" --raw -p "Once upon a time" -n 8 --temp 0 --stats json
+says '"prompt_tokens":'
+says '"stop_reason":"length"'
+says '"generated_tokens":8'
+ok "$TANDEM" run -m "$TMP/a.gguf" --raw -p "Once upon a time" -c 32
+says "the context of 32 tokens is full; use a larger --ctx"
+
+# bench
+ok "$TANDEM" bench -m "$TMP/a.gguf" -p 8 -n 4 -d 0,16 -r 2
+out_has "| pp8 "
+out_has "| tg4 @ d16 "
+ok "$TANDEM" bench -m "$TMP/a.gguf" -p 8,16 -n 0 -r 2 -o json
+out_has '"n_prompt": 16'
+out_has '"logits_hash"'
+ok "$TANDEM" bench -m "$TMP/a.gguf" -p 8 -n 4 -r 1 -o csv
+[ "$(wc -l <"$TMP/out")" -eq 3 ] || failed "csv is not a heading and two rows"
+
+# probe
+ok "$TANDEM" probe --quick -t 1 -o "$TMP/machine.json"
+out_has "read GB/s"
+grep -q read_bytes_per_s "$TMP/machine.json" || failed "probe -o"
+finish
