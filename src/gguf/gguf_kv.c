@@ -54,12 +54,7 @@ static bool read_int(enum td_gguf_type type, const uint8_t *data, bool *is_negat
     case TD_GGUF_U16:
     case TD_GGUF_U32:
     case TD_GGUF_U64: memcpy(&bits, data, td_gguf_type_bytes(type)); break; // little endian
-    case TD_GGUF_I8: {
-        int8_t x;
-        memcpy(&x, data, sizeof(x));
-        v = x;
-        break;
-    }
+    case TD_GGUF_I8: v = *data < 128 ? *data : *data - 256; break;
     case TD_GGUF_I16: {
         int16_t x;
         memcpy(&x, data, sizeof(x));

@@ -95,8 +95,8 @@ struct td_gguf_shown td_gguf_show(struct td_str s)
     const size_t room = sizeof(shown.text) - 4; // "..." and NUL
     const size_t n = s.size_bytes < room ? s.size_bytes : room;
     for (size_t i = 0; i < n; i++) {
-        const char c = s.at[i];
-        shown.text[i] = c >= ' ' && c <= '~' ? c : '?';
+        const bool is_plain = s.at[i] >= ' ' && s.at[i] <= '~';
+        memcpy(shown.text + i, is_plain ? s.at + i : "?", 1);
     }
     const bool is_cut = n < s.size_bytes;
     memcpy(shown.text + n, is_cut ? "..." : "", is_cut ? 4 : 1);

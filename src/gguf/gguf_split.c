@@ -51,8 +51,7 @@ static void path_of_part(char *out, size_t size_bytes, const char *path, uint32_
 {
     const size_t n_stem = strlen(path) - SUFFIX_BYTES;
     assert(size_bytes > n_stem + SUFFIX_BYTES);
-    memcpy(out, path, n_stem);
-    snprintf(out + n_stem, size_bytes - n_stem, "-%05u-of-%05u.gguf", no + 1, count);
+    snprintf(out, size_bytes, "%.*s-%05u-of-%05u.gguf", (int)n_stem, path, no + 1, count);
 }
 
 static int read_place(const struct td_gguf *g, struct place *out, struct td_error *err)
@@ -202,7 +201,7 @@ static int add_part(struct td_gguf *all, const char *path, const struct place *w
     if (code == TD_EIO)
         return td_fail(err, code, "part %u of %u is missing or unreadable: %s", want->no + 1,
                        want->count, why.msg);
-    if (code) return td_fail(err, code, "%s", why.msg);
+    if (code || !g) return td_fail(err, code, "%s", why.msg);
     struct place is;
     code = read_place(g, &is, err);
     if (!code) code = check_place(g, &is, want, err);
@@ -227,6 +226,7 @@ static int check_n_tensors(const struct td_gguf *all, const struct place *first,
 static int open_split(struct td_gguf **out, const char *path, const struct place *given,
                       struct td_error *err)
 {
+    assert(given->count > 1);
     struct td_gguf *all = NULL;
     const size_t path_bytes = strlen(path) + 1;
     char *part_path = malloc(path_bytes);
@@ -235,7 +235,7 @@ static int open_split(struct td_gguf **out, const char *path, const struct place
     path_of_part(part_path, path_bytes, path, 0, given->count);
     struct td_error why;
     int code = open_part(&all, part_path, &why);
-    if (code) {
+    if (code || !all) {
         const char *missing = code == TD_EIO ? "part 1 is missing or unreadable: " : "";
         (void)td_fail(err, code, "%s%s", missing, why.msg);
         goto done;

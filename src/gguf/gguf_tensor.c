@@ -199,8 +199,12 @@ int td_gguf_read_tensors(struct td_gguf *g, struct td_bytes *in, const uint8_t *
     // n_tensors was held against the bytes left and TD_GGUF_MAX_TENSORS.
     const size_t n = n_tensors ? n_tensors : 1;
     g->tensors = calloc(n, sizeof(*g->tensors));
-    struct span *spans = malloc(n * sizeof(*spans));
-    int code = g->tensors && spans ? TD_OK : no_memory(g, err);
+    struct span *spans = calloc(n, sizeof(*spans));
+    if (!g->tensors || !spans) {
+        free(spans);
+        return no_memory(g, err);
+    }
+    int code = TD_OK;
     for (uint32_t i = 0; !code && i < n_tensors; i++) {
         struct td_gguf_tensor *t = &g->tensors[i];
         uint64_t n_elements = 0;

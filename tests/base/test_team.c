@@ -98,7 +98,7 @@ static void test_barrier(void **state)
 // Longer than members spin, so that they sleep and must be woken, in a barrier and between runs.
 static void nap(void)
 {
-    const struct timespec t = {.tv_nsec = 3 * 1000 * 1000};
+    const struct timespec t = {.tv_nsec = 3000000};
     nanosleep(&t, NULL);
 }
 

@@ -78,7 +78,8 @@ static void put_part(struct build *b, const struct part *p)
         put_key(b, "split.tensors.count", 5);
         put32(b, (uint32_t)p->n_tensors_total);
     }
-    for (uint32_t i = 0; i < p->n_tensors; i++) put_tensor(b, p->tensors[i], TD_F32, 8, 1, i * 32);
+    for (uint32_t i = 0; i < p->n_tensors; i++)
+        put_tensor(b, p->tensors[i], TD_F32, 8, 1, (uint64_t)i * 32);
     pad(b, 32);
     // Every float of a tensor is marked with its part and place.
     for (uint32_t i = 0; i < p->n_tensors; i++)

@@ -52,7 +52,7 @@ static void test_round_trip(void **state)
     if (td_gguf_writer_header(w, &header, &header_bytes, &err)) fail_msg("%s", err.msg);
     assert_int_equal(header_bytes % 32, 0);
 
-    const uint64_t sizes[] = {102, 20, 17 * 8};
+    const uint64_t sizes[] = {102, 20, 136};
     uint8_t *file = calloc(1, header_bytes + 4096);
     assert_non_null(file);
     memcpy(file, header, header_bytes);
