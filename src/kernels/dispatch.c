@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Which kernels run: what the machine has, and who overwrites which slot.
+#include "kernels/avx2/avx2.h"
 #include "kernels/avx512/avx512.h"
 #include "kernels/generic/generic.h"
 #include "kernels/kernels.h"
 
 #include <string.h>
 
-#if defined(__aarch64__) && defined(__linux__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
 
@@ -18,6 +21,16 @@ static const char *const isa_names[] = {
 };
 #define N_ISA (sizeof(isa_names) / sizeof(isa_names[0]))
 
+#if defined(__x86_64__)
+// clang 14's __builtin_cpu_supports does not know F16C. Its registers are AVX's own, so the
+// builtins have asked the operating system already.
+static bool has_f16c(void)
+{
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+#endif
+
 bool td_isa_supported(enum td_isa isa)
 {
     switch (isa) {
@@ -27,7 +40,7 @@ bool td_isa_supported(enum td_isa isa)
     // answer no.
     case TD_ISA_AVX2:
         __builtin_cpu_init();
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     case TD_ISA_AVX512:
         return td_isa_supported(TD_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
@@ -102,6 +115,32 @@ static void take_generic(struct td_kernels *k)
 }
 
 #if defined(__x86_64__)
+static void take_avx2(struct td_kernels *k)
+{
+    *k = (struct td_kernels){
+        .isa = isa_names[TD_ISA_AVX2],
+        .quantize_q8 = td_quantize_q8_avx2,
+        .mm_f32_f32 = td_mm_f32_f32_avx2,
+        .mm_f16_f32 = td_mm_f16_f32_avx2,
+        .mm_bf16_f32 = td_mm_bf16_f32_avx2,
+        .mm_q8_0_f32 = td_mm_q8_0_f32_avx2,
+        .mm_mxfp4_f32 = td_mm_mxfp4_f32_avx2,
+        .mm_q8_0_q8 = td_mm_q8_0_q8_avx2,
+        .mm_mxfp4_q8 = td_mm_mxfp4_q8_avx2,
+        .row_f32 = td_row_f32_avx2,
+        .rmsnorm = td_rmsnorm_avx2,
+        .rope = td_rope_avx2,
+        .swiglu_clamped = td_swiglu_clamped_avx2,
+        .add = td_add_avx2,
+        .madd = td_madd_avx2,
+        .scale = td_scale_avx2,
+        .f16_of_f32 = td_f16_of_f32_avx2,
+        .f32_of_f16 = td_f32_of_f16_avx2,
+        .attend_f16 = td_attend_f16_avx2,
+        .attend_f32 = td_attend_f32_avx2,
+    };
+}
+
 static void take_avx512(struct td_kernels *k)
 {
     *k = (struct td_kernels){
@@ -133,6 +172,8 @@ void td_kernels_get(struct td_kernels *out, enum td_isa isa)
 {
     take_generic(out);
 #if defined(__x86_64__)
+    const bool has_avx2 = td_isa_supported(TD_ISA_AVX2);
+    if ((isa == TD_ISA_AVX2 || isa == TD_ISA_AVX512) && has_avx2) take_avx2(out);
     if (isa == TD_ISA_AVX512 && td_isa_supported(TD_ISA_AVX512)) take_avx512(out);
 #endif
     (void)isa;

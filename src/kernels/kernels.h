@@ -66,8 +66,8 @@ static inline const float *td_q16_d(const void *row, uint32_t n)
 // Order, *_q8:  acc = 0; for each block b ascending: acc = fmaf(dw[b] * dx[b], (float)isum[b], acc)
 //               where isum is the exact integer dot product of the block. For MXFP4 isum is of the
 //               doubled E2M1 values (integers 0 1 2 3 4 6 8 12) and dw = 2^(e - 128).
-// Order, *_q16: the same; isum is below 32 * 128 * 32767 < 2^31, exact, and (float)isum rounds to even.
-// Order, *_f32: 16 accumulators, element i goes to accumulator i % 16 by fmaf(w, x, acc),
+// Order, *_q16: the same; isum is below 32 * 128 * 32767 < 2^31, exact, and (float)isum rounds to
+// even. Order, *_f32: 16 accumulators, element i goes to accumulator i % 16 by fmaf(w, x, acc),
 // ascending;
 //               folded 16 -> 8 -> 4 -> 2 -> 1 by adding the upper half to the lower.
 //               w is converted to f32 exactly first (MXFP4, Q8_0: code times scale, rounded once).

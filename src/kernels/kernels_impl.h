@@ -15,8 +15,8 @@
 #define TD_Q8_0_BYTES  sizeof(struct td_block_q8_0)
 #define TD_MXFP4_BYTES sizeof(struct td_block_mxfp4)
 
-// Before a loop whose bounds are constants once its function is inlined: at -O2 gcc leaves such loops,
-// and with them the arrays that should be registers, in memory.
+// Before a loop whose bounds are constants once its function is inlined: at -O2 gcc leaves such
+// loops, and with them the arrays that should be registers, in memory.
 #if defined(__clang__)
 #define TD_UNROLL _Pragma("unroll")
 #else

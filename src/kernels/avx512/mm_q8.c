@@ -244,7 +244,6 @@ INLINE void many_rows(enum td_type type, struct scratch *s, const struct rows16 
     for (uint32_t i = 0; i < n_tiles; i++) {
         const uint32_t n = (n_rows - r + n_tiles - i - 1) / (n_tiles - i);
         float *yo[TILE_ROWS];
-        TD_UNROLL
         for (uint32_t j = 0; j < n; j++) {
             yo[j] = y[r + j] + o;
             const int32_t *sum = td_q8_s(x[r + j], n_in) + w->first;
