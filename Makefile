@@ -20,7 +20,7 @@ help:
 .PHONY: demo
 demo:
 	@scripts/setup.sh
-	@cmake -S . -B $(BUILD) -DTD_TESTS=OFF $(CMAKE_FLAGS) >/dev/null
+	@cmake -S . -B $(BUILD) $(CMAKE_FLAGS) >/dev/null
 	@cmake --build $(BUILD) --parallel $(JOBS) --target tandem
 	@scripts/demo.sh $(BUILD)/tandem $(BUILD)/demo
 
