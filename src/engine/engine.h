@@ -55,6 +55,12 @@ uint64_t td_session_snapshot_bytes(const struct td_session *s);
 int td_session_want(struct td_session *s, const int32_t *tokens, uint32_t n, const uint32_t *marks,
                     uint32_t n_marks, struct td_error *err) TD_MUST_CHECK;
 
+// Says which tokens the KV holds after somebody else wrote and committed it (td_session_kv): its
+// length is the number of tokens taken; the session becomes IDLE and a want goes on from there.
+// Fails: TD_EARG when the KV holds more than n tokens.
+int td_session_adopt(struct td_session *s, const int32_t *tokens, uint32_t n,
+                     struct td_error *err) TD_MUST_CHECK;
+
 // Appends one token (a sampled one) to a READY session.
 int td_session_append(struct td_session *s, int32_t token, struct td_error *err) TD_MUST_CHECK;
 

@@ -149,6 +149,18 @@ int td_session_want(struct td_session *s, const int32_t *tokens, uint32_t n, con
     return TD_OK;
 }
 
+int td_session_adopt(struct td_session *s, const int32_t *tokens, uint32_t n, struct td_error *err)
+{
+    const uint32_t len = s->engine->backend->kv_len(s->kv);
+    if (len > n)
+        return td_fail(err, TD_EARG, "the KV cache holds %u tokens, only %u are named", len, n);
+    memmove(s->tokens, tokens, len * sizeof(*tokens));
+    s->n = len;
+    s->state = TD_SESSION_IDLE;
+    td_snapshots_trim(s, 0);
+    return TD_OK;
+}
+
 int td_session_append(struct td_session *s, int32_t token, struct td_error *err)
 {
     if (s->state != TD_SESSION_READY)

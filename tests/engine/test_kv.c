@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT
+// KV by span: read while it is made, written into another device, and taken up there as if it had
+// been computed there. What a remote prefill will do, without the network.
+#include "support.h"
+
+#include <stdlib.h>
+
+static struct td_model *g_model; // window 16 on even layers
+
+static int setup(void **state)
+{
+    (void)state;
+    g_model = open_model("synth:tiny,window=16,vocab=1024,ctx=8192");
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    td_model_close(g_model);
+    return 0;
+}
+
+enum { MAX_PINS = 512 };
+struct pinned {
+    struct td_kv_pin *pin[MAX_PINS];
+    struct td_kv_span span[MAX_PINS];
+    uint32_t n;
+};
+
+static void pin_it(void *ctx, const struct td_kv_span *span)
+{
+    struct pinned *p = ctx;
+    assert_true(p->n < MAX_PINS);
+    p->span[p->n] = *span;
+    OK(td_backend_cpu()->kv_pin(&p->pin[p->n++], span, &err));
+}
+
+static size_t span_bytes(const struct td_kv_span *span, size_t elem_bytes)
+{
+    const struct td_kv_layer *l = &g_model->spec.kv[span->layer];
+    return (size_t)2 * span->n * l->n_kv_heads * l->head_dim * elem_bytes;
+}
+
+// Prefills n - 1 tokens on one engine with every span pinned as it is made, goes on and rewinds
+// there so that pages are written over, then moves the pinned spans to a second engine and runs
+// token n - 1 there.
+static void move(uint32_t n, uint32_t chunk, bool kv_f32)
+{
+    const struct td_backend *b = td_backend_cpu();
+    struct td_rng rng = {n};
+    int32_t tokens[400], other[400];
+    random_tokens(&rng, tokens, 400, 1024);
+    random_tokens(&rng, other, 400, 1024);
+    struct td_engine_config cfg = config(chunk, 2);
+    cfg.device.kv_f32 = kv_f32;
+    struct td_engine *far = open_engine_cfg(g_model, cfg);
+    struct td_engine *near = open_engine_cfg(g_model, cfg);
+    struct td_session *s = open_session(far, 400);
+    struct pinned p = {.n = 0};
+    td_engine_watch(far, &p, pin_it);
+    OK(td_session_sync(s, tokens, n - 1, NULL, 0, NULL, NULL, &err));
+    td_engine_watch(far, NULL, NULL);
+    // Another timeline over the same pages: the pinned ones must not change.
+    OK(td_session_sync(s, other, 300, NULL, 0, NULL, NULL, &err));
+
+    struct td_session *t = open_session(near, 400);
+    struct td_kv *kv = td_session_kv(t);
+    uint8_t *bytes = malloc(1 << 20);
+    assert_non_null(bytes);
+    for (uint32_t i = 0; i < p.n; i++) {
+        const size_t size = span_bytes(&p.span[i], kv_f32 ? 4 : 2);
+        assert_int_equal(b->kv_read(p.pin[i], bytes, size - 1, &err), TD_EARG);
+        OK(b->kv_read(p.pin[i], bytes, size, &err));
+        struct td_kv_span to = p.span[i];
+        to.kv = kv;
+        OK(b->kv_write(&to, bytes, size, &err));
+        b->kv_unpin(p.pin[i]);
+    }
+    OK(b->kv_commit(kv, n - 1, &err));
+    free(bytes);
+
+    // The decode side adopts the prefix and runs the last token itself.
+    OK(td_session_adopt(t, tokens, n, &err));
+    OK(td_session_sync(t, tokens, n, NULL, 0, NULL, NULL, &err));
+    assert_int_equal(td_session_reused(t), n - 1);
+
+    struct td_session *local = open_session(near, 400);
+    OK(td_session_sync(local, tokens, n, NULL, 0, NULL, NULL, &err));
+    assert_memory_equal(td_session_logits(t), td_session_logits(local), 1024 * sizeof(float));
+    td_session_close(local);
+    td_session_close(t);
+    td_session_close(s);
+    td_engine_close(near);
+    td_engine_close(far);
+}
+
+static void moved_kv_gives_the_same_bits(void **state)
+{
+    (void)state;
+    static const uint32_t lengths[] = {2, 3, 15, 16, 17, 18, 63, 64, 65, 66, 128, 129, 200, 331};
+    for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+        move(lengths[i], 64, false);
+        move(lengths[i], 50, i % 2 == 0);
+    }
+}
+
+static void bad_spans_are_refused(void **state)
+{
+    (void)state;
+    const struct td_backend *b = td_backend_cpu();
+    struct td_engine *e = open_engine_cfg(g_model, config(64, 1));
+    struct td_session *s = open_session(e, 100);
+    const int32_t tokens[3] = {1, 2, 3};
+    OK(td_session_sync(s, tokens, 3, NULL, 0, NULL, NULL, &err));
+    struct td_kv *kv = td_session_kv(s);
+    struct td_kv_pin *pin;
+    const struct td_kv_span beyond_layers = {kv, 4, 0, 1}, beyond_ctx = {kv, 0, 90, 11},
+                            wraps = {kv, 0, 5, UINT32_MAX}, empty = {kv, 0, 0, 0},
+                            not_held = {kv, 0, 64, 1}, used = {kv, 0, 2, 1};
+    assert_int_equal(b->kv_pin(&pin, &beyond_layers, &err), TD_EARG);
+    assert_int_equal(b->kv_pin(&pin, &beyond_ctx, &err), TD_EARG);
+    assert_int_equal(b->kv_pin(&pin, &wraps, &err), TD_EARG);
+    assert_int_equal(b->kv_pin(&pin, &empty, &err), TD_EARG);
+    assert_int_equal(b->kv_pin(&pin, &not_held, &err), TD_EARG);
+    uint8_t bytes[1024] = {0};
+    assert_int_equal(b->kv_write(&used, bytes, span_bytes(&used, 2), &err), TD_EARG);
+    assert_int_equal(b->kv_write(&beyond_layers, bytes, 4, &err), TD_EARG);
+    assert_int_equal(b->kv_commit(kv, 4, &err), TD_EARG); // position 3 was never written
+    assert_int_equal(b->kv_commit(kv, 2, &err), TD_EARG);
+    assert_int_equal(b->kv_trim(kv, 4, &err), TD_EARG);
+    td_session_close(s);
+    td_engine_close(e);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(moved_kv_gives_the_same_bits),
+        cmocka_unit_test(bad_spans_are_refused),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
