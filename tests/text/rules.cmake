@@ -15,3 +15,9 @@ set_tests_properties(text.o200k PROPERTIES LABELS check SKIP_RETURN_CODE 77 TIME
 if(NOT APPLE)
   target_link_options(test_text_memory PRIVATE -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc)
 endif()
+
+if(TARGET tandem)
+  add_test(NAME text.tokenize COMMAND sh ${CMAKE_CURRENT_LIST_DIR}/test_tokenize.sh $<TARGET_FILE:tandem>
+           ${PROJECT_SOURCE_DIR}/tests/data/gptoss-tiny.gguf)
+  set_tests_properties(text.tokenize PROPERTIES LABELS quick)
+endif()
