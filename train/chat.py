@@ -70,7 +70,7 @@ def date(r):
 class Maker:
     """Endless training conversations. mix: relative frequency of tasks."""
 
-    MIX = {"recall": 5, "arithmetic": 3, "copying": 2, "counting": 1, "story": 1, "chat": 0.4, "tell": 0.6}
+    MIX = {"recall": 5, "arithmetic": 3, "copying": 2, "counting": 1, "story": 1, "chat": 0.3, "tell": 0.4}
 
     def __init__(self, tok, rng, p_system=0.5, mix=None):
         self.tok, self.r = tok, rng
@@ -125,8 +125,8 @@ class Maker:
                 left = length - len(c.ids)
                 if k == "open":
                     # About half of what is left, the rest is for questions.
-                    budget = int(left * r.uniform(0.15, 0.65)) if length > 300 else r.randint(15, 110)
-                    n = max(1, min(int(budget / r.choice([12, 14, 20, 40])), 40))
+                    budget = int(left * r.uniform(0.15, 0.65)) if length > 300 else r.randint(15, 80)
+                    n = max(1, min(int(budget / r.choice([12, 12, 14, 20, 40])), 40))
                     intro = r.choice(["", "", "Remember these facts. ", "Read this text. "])
                 else:
                     budget, n, intro = 0, r.randint(1, 3), ""

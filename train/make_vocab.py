@@ -47,12 +47,13 @@ def corpus_words():
               "I will remember that. I was not told that."] * 100
     for t in texts:
         for w in bpe.PATTERN.findall(t):
-            bare = w.strip(" '")
-            if bare.endswith("'s"):
-                bare = bare[:-2]
-            if bare in made or any(ch.isdigit() for ch in w):
-                continue
-            counts[w] += 1
+            if not any(ch.isdigit() for ch in w):
+                counts[w] += 1
+    for w in list(counts):
+        bare = w.strip(" '").removesuffix("'s")
+        # A random word can also be a common one ("the"): those come often.
+        if (bare in made or bare.lower() in made) and counts[w] < 60:
+            del counts[w]
     for syl in T.SYLLABLES:
         for form in (syl, " " + syl, " " + syl.capitalize(), syl.capitalize()):
             counts[form] = 400000 if form == syl else 100000

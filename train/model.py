@@ -2,8 +2,8 @@
 """The gpt-oss architecture in PyTorch, small and dense enough to train on a CPU.
 
 Nothing here is specific to tandem-mini: sizes come from Config, the equations are those of
-docs/MODELS.md. All experts are computed for every token and the unchosen ones are weighted with 0:
-with 8 tiny experts two large matrix products beat sorting tokens into groups.
+docs/MODELS.md. Two paths compute the same: one in plain PyTorch, where all experts see every token
+and the unchosen ones weigh 0, and one with fused.c, where each expert sees its own tokens.
 """
 import math
 from dataclasses import dataclass, asdict
@@ -20,7 +20,7 @@ ALPHA, LIMIT, EPS = 1.702, 7.0, 1e-5
 class Config:
     n_vocab: int = 2048
     n_layers: int = 4
-    hidden: int = 128
+    hidden: int = 192
     n_heads: int = 4
     n_kv: int = 2
     head_dim: int = 64
@@ -246,17 +246,31 @@ class Model(torch.nn.Module):
         gate, up, down = m.gate, m.up, m.down
         if self.quant:
             gate, up, down = (t + (mxfp4(t.detach()) - t.detach()) for t in (gate, up, down))
+        if self.fused:
+            # Each expert sees its own tokens only: rows sorted by expert.
+            pairs = (w.t() > 0).nonzero()
+            counts = torch.bincount(pairs[:, 0], minlength=c.n_experts).tolist()
+            rows = pairs[:, 1]
+            xs = x.index_select(0, rows).split(counts)
+            h = torch.cat([F.linear(xs[e], torch.cat((gate[e], up[e])), torch.cat((m.gb[e], m.ub[e])))
+                           for e in range(c.n_experts)])
+            y = fused.Swiglu.apply(h.view(-1, 2, 1, c.ff), w[rows, pairs[:, 0]].unsqueeze(1))
+            ys = y.view(-1, c.ff).split(counts)
+            out = (w @ m.db).index_add_(0, rows, torch.cat([F.linear(ys[e], down[e]) for e in range(c.n_experts)]))
+            return out, self.balance(logits, idx)
         h = F.linear(x, torch.cat((gate.view(-1, c.hidden), up.view(-1, c.hidden))),
                      torch.cat((m.gb.view(-1), m.ub.view(-1))))
-        y = (fused.Swiglu if self.fused else Swiglu).apply(h.view(T, 2, c.n_experts, c.ff), w)
+        y = Swiglu.apply(h.view(T, 2, c.n_experts, c.ff), w)
         out = F.linear(y.view(T, -1), down.permute(1, 0, 2).reshape(c.hidden, -1))
-        aux = None
-        if self.training:
-            # Even use of experts (Switch Transformer): share of choices times mean probability.
-            share = torch.zeros(c.n_experts).index_add_(
-                0, idx.view(-1), torch.full((T * c.top_k,), 1.0 / (T * c.top_k)))
-            aux = (share * logits.softmax(-1).mean(0)).sum() * c.n_experts
-        return out + w @ m.db, aux
+        return out + w @ m.db, self.balance(logits, idx)
+
+    def balance(self, logits, idx):
+        """Even use of experts (Switch Transformer): share of choices times mean probability."""
+        if not self.training:
+            return None
+        n, k = self.c.n_experts, idx.numel()
+        share = torch.zeros(n).index_add_(0, idx.reshape(-1), torch.full((k,), 1.0 / k))
+        return (share * logits.softmax(-1).mean(0)).sum() * n
 
     def hidden(self, tokens):
         """tokens (B, L) -> rows (B * L, hidden) before the output matrix, and the balance loss."""

@@ -6,6 +6,7 @@ text) and chance (the score of a guess that knows the format). Stories have no s
 theirs holds the words that must appear.
 """
 import random
+import re
 
 import text as T
 
@@ -16,12 +17,17 @@ def recall(tok, seed, distance):
     """One fact about a name, `distance` tokens before the question, among other facts."""
     r = random.Random(seed)
     s = T.Source(r, held_out=True)
-    n_other = max(3, min(24, distance // 60))
+    n_other = max(4, min(24, distance // 60))
     facts = T.facts(s, n_other + 1)
     target = facts[r.randrange(len(facts))]
+    # At least three other names have the same attribute.
+    for i, f in enumerate(facts):
+        if f is not target and sum(g[1] == target[1] for g in facts) < 4 and f[0] != target[0]:
+            facts[i] = (f[0], target[1], T.fact_value(s, target[1]))
     others = [f for f in facts if f is not target]
-    before = [T.fact_text(s, *f) for f in others[:2]]
-    after = [T.fact_text(s, *f) for f in others[2:]]
+    n_before = 2 if distance > 100 else 3
+    before = [T.fact_text(s, *f) for f in others[:n_before]]
+    after = [T.fact_text(s, *f) for f in others[n_before:]]
     question = T.fact_question(s, *target[:2])
     used = sum(len(tok.encode(" " + x)) for x in after)
     while used < distance:
@@ -49,6 +55,9 @@ def one(task, tok, seed):
         item["prompt"], item["answer"] = T.counting(s)
     elif task == "story":
         item["prompt"], item["answer"] = T.story(s)
+        w = item["prompt"].split()
+        at = max(i for i, x in enumerate(w) if x in ("named", "called"))
+        item["subject"] = [w[at + 1], w[at - 1]]
     elif task == "refusal":
         facts = T.facts(s, r.randint(1, 6))
         name = s.name()
@@ -67,5 +76,22 @@ def one(task, tok, seed):
         raise ValueError(task)
     return item
 
+
+def right(item, got):
+    """Whether an answer is right: the wanted text; for a story, that it stays with its subject (the
+    name in at least three sentences, the animal, no name nobody gave it) and comes to its end."""
+    got = got.strip()
+    if item["task"] != "story":
+        return got == item["answer"]
+    name, animal = item["subject"]
+    sentences = [x.strip() for x in got.split(".") if x.strip()]
+    known = set(re.findall(r"[A-Z][a-z]+", item["prompt"])) | STARTERS
+    strange = [x for x in re.findall(r"[A-Z][a-z]+", got) if x not in known]
+    return (got.endswith("The end.") and 5 <= len(sentences) <= 14 and animal in got and not strange
+            and sum(name in x for x in sentences) >= 3 and len(set(sentences)) == len(sentences))
+
+
+# Words a story's sentences may begin with.
+STARTERS = set("Once In Every One Then It But At They And The".split())
 
 TASKS = [f"recall@{d}" for d in RECALL] + ["arithmetic", "copying", "counting", "refusal", "instruction", "story"]

@@ -4,6 +4,7 @@
 Random words are split in two by their checksum: training never draws a held-out word and the
 evaluation draws nothing else. The same goes for pairs of numbers and for codes.
 """
+import re
 import zlib
 
 CONSONANTS, VOWELS = "bdfghklmnprstvz", "aeiou"
@@ -14,7 +15,7 @@ ANIMALS = "fox cat dog bear mouse rabbit owl frog horse goat duck hen wolf deer 
 ADJ = "small brave clever old young quiet happy kind curious lazy gentle shy proud busy friendly".split()
 PLACES = ["the forest", "the old mill", "the mountains", "the big city", "the desert", "the valley",
           "the harbour", "the castle", "the garden", "the swamp", "the meadow", "the village",
-          "the jungle", "the island", "the library", "the market", "the farm", "the cave"]
+          "the jungle", "the park", "the library", "the market", "the orchard", "the cave"]
 OBJECTS = "key lamp hat drum bell ring map book cup basket kite scarf boat clock mirror shell coin flute ladder blanket".split()
 FOOD = "bread soup apples honey cheese berries cake rice nuts plums".split()
 COLOURS = "red blue green yellow white black brown pink orange purple grey golden".split()
@@ -26,6 +27,9 @@ NOUNS = OBJECTS + ANIMALS + FOOD + COLOURS + (
     "pencil letter song dance game party friend child mother father sister brother teacher doctor "
     "baker farmer sailor king queen knight shoe coat glove pocket button thread silk wool iron "
     "silver glass wood sand salt sugar milk butter egg fish bird bee ant spider snake lion tiger").split()
+PIECES = NOUNS + ADJ + WEATHER + (
+    "alice bob charlie daniel emma frank george hannah ivan julia kevin laura michael nora oscar paula quentin "
+    "robert sarah thomas ursula victor william xavier yvonne zoe london paris berlin madrid project meeting secret").split()
 VERBS = "walked ran slept waited sang worked played rested danced looked".split()
 
 
@@ -50,10 +54,20 @@ class Source:
         return self._split(lambda: "".join(r.choice(SYLLABLES) for _ in range(r.randint(lo, hi))))
 
     def name(self):
+        if self.r.random() < 0.1:
+            return self.letters().capitalize()
         return self.word(2, 4 if self.r.random() < 0.3 else 3).capitalize()
 
     def letters(self, lo=3, hi=7):
+        """A word that is not made of syllables: random letters, or pieces of other words."""
         r = self.r
+        if r.random() < 0.5:
+            def piece():
+                w = r.choice(PIECES)
+                n = r.randint(2, 4)
+                at = r.randint(0, max(0, len(w) - n))
+                return w[at:at + n]
+            return self._split(lambda: "".join(piece() for _ in range(r.randint(1, 3))))
         return self._split(lambda: "".join(r.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(r.randint(lo, hi))))
 
     def digits(self, lo=3, hi=5):
@@ -120,9 +134,11 @@ def fact_answer(name, attr, value):
 def facts(s, n):
     """n different (name, attr, value); some names carry more than one fact."""
     out, names, seen = [], [], set()
+    # Often the same attribute of many names: then only the name tells the facts apart.
+    attrs = s.r.sample(ATTRS, s.r.choice([1, 2, 3, 8]))
     while len(out) < n:
         name = s.r.choice(names) if names and s.r.random() < 0.3 else s.name()
-        attr = s.r.choice(ATTRS)
+        attr = s.r.choice(attrs)
         if (name, attr) in seen:
             continue
         if name not in names:
@@ -132,7 +148,15 @@ def facts(s, n):
     return out
 
 
+def an(text):
+    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
+
+
 def filler(s):
+    return an(_filler(s))
+
+
+def _filler(s):
     r = s.r
     c = r.choice
     k = r.randrange(12)
@@ -253,4 +277,4 @@ def story(s):
                f"In the summer {name} played in front of everyone in {place}, and nobody laughed."]
     end = c([f"{name} and the {friend} were friends from that day on.", f"{name} was very happy.",
              f"And so {name} and the {friend} lived happily in {place}."])
-    return q, " ".join([open_, habit, *mid, end, "The end."])
+    return an(q), an(" ".join([open_, habit, *mid, end, "The end."]))

@@ -7,7 +7,7 @@ was stopped continues from its last checkpoint as if it had not been.
 import argparse
 import csv
 import json
-import math
+import multiprocessing
 import os
 import random
 import time
@@ -20,12 +20,18 @@ import chat
 import tasks
 from model import Config, Model
 
-# steps, length, conversations, share with a system message, fake MXFP4
-PHASES = {
-    "pilot": [(600, 256, 32, 0.3, False)],
-    "full": [(2000, 256, 32, 0.3, False), (600, 512, 16, 0.5, True), (300, 1024, 8, 0.7, True),
-             (150, 4096, 2, 1.0, True)],
-}
+# One process per core, each with its own conversations; gradients meet once a step in shared
+# memory. That keeps both cores busy where threads would wait for each other in every operation.
+N_RANKS = 2
+
+# steps, tokens a conversation, conversations per rank, share that open with the system message,
+# MXFP4 in the forward pass, learning rate from and to (relative)
+PHASES = [
+    (2500, 256, 8, 0.12, False, 1.0, 1.0),
+    (600, 512, 8, 0.5, True, 1.0, 0.6),
+    (300, 1024, 4, 0.7, True, 0.6, 0.3),
+    (200, 4096, 1, 1.0, True, 0.3, 0.03),
+]
 
 
 class Muon:
@@ -53,12 +59,6 @@ class Muon:
             if tall:
                 x = x.transpose(1, 2)
             p.mul_(1 - lr * decay).add_(x.reshape(p.shape), alpha=-lr * max(1, p.shape[-2] / p.shape[-1]) ** 0.5)
-
-    def state(self):
-        return self.buf
-
-    def load(self, buf):
-        self.buf = buf
 
 
 def batch(tok, seed, step, length, n, p_system):
@@ -99,91 +99,128 @@ def score(model, tok, names, n, seed, effort="medium"):
     return out
 
 
-def main():
-    ap = argparse.ArgumentParser()
-    ap.add_argument("--out", default="train/out")
-    ap.add_argument("--phases", default="full")
-    ap.add_argument("--config", default="{}", help="JSON of Config fields")
-    ap.add_argument("--minutes", type=float, default=1e9)
-    ap.add_argument("--lr", type=float, default=0.02)
-    ap.add_argument("--adam", type=float, default=0.004)
-    ap.add_argument("--seed", type=int, default=1)
-    ap.add_argument("--eval-every", type=int, default=100)
-    a = ap.parse_args()
-    torch.set_num_threads(2)
-    os.makedirs(a.out, exist_ok=True)
+def rank_main(rank, a, model, grads, barrier):
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
     tok = bpe.Tokenizer()
-    model = Model(Config(n_vocab=len(tok.tokens), **json.loads(a.config)))
-    muon_p = [p for n, p in model.named_parameters() if n.split(".")[-1] in ("q", "k", "v", "o", "gate", "up", "down")]
-    ids = {id(p) for p in muon_p}
-    adam_p = [p for p in model.parameters() if id(p) not in ids]
-    muon = Muon(muon_p)
-    adam = torch.optim.Adam(adam_p, lr=a.adam, betas=(0.9, 0.98), eps=1e-9)
-    phases = PHASES[a.phases] if a.phases in PHASES else json.loads(a.phases)
-    total = sum(p[0] for p in phases)
-    ckpt, step, seen, spent = os.path.join(a.out, "last.pt"), 0, 0, 0.0
-    if os.path.exists(ckpt):
-        s = torch.load(ckpt)
-        model.load_state_dict(s["model"])
-        muon.load(s["muon"])
+    named = list(model.named_parameters())
+    flat, at = [], 0
+    for _, p in named:
+        flat.append(slice(at, at + p.numel()))
+        at += p.numel()
+    # Each rank updates its own half of the (shared) parameters.
+    order = sorted(range(len(named)), key=lambda i: -named[i][1].numel())
+    mine = set(order[rank::N_RANKS])
+    is_matrix = [n.split(".")[-1] in ("q", "k", "v", "o", "gate", "up", "down") for n, _ in named]
+    muon = Muon([p for i, (_, p) in enumerate(named) if i in mine and is_matrix[i]])
+    adam = torch.optim.Adam([p for i, (_, p) in enumerate(named) if i in mine and not is_matrix[i]],
+                            lr=a.adam, betas=(0.9, 0.98), eps=1e-9)
+    step, seen, spent = 0, 0, 0.0
+    path = os.path.join(a.out, f"rank{rank}.pt")
+    if os.path.exists(path):
+        s = torch.load(path)
+        muon.buf = s["muon"]
         adam.load_state_dict(s["adam"])
         step, seen, spent = s["step"], s["seen"], s["spent"]
-        print(f"continuing at step {step}", flush=True)
-    log = open(os.path.join(a.out, "log.csv"), "a", newline="")
-    rows = csv.writer(log)
+    phases = json.load(open(a.phases)) if a.phases else PHASES
+    total = sum(p[0] for p in phases)
+    log = rows = None
+    if rank == 0:
+        print(f"{at} parameters, step {step} of {total}", flush=True)
+        log = open(os.path.join(a.out, "log.csv"), "a", newline="")
+        rows = csv.writer(log)
 
     def save():
-        torch.save(dict(model=model.state_dict(), muon=muon.state(), adam=adam.state_dict(), step=step,
-                        seen=seen, spent=spent, config=model.c.dict()), ckpt + ".new")
-        os.replace(ckpt + ".new", ckpt)
+        # Both files or none: the old pair stays until the new pair is complete.
+        torch.save(dict(muon=muon.buf, adam=adam.state_dict(), step=step, seen=seen, spent=spent), path + ".new")
+        if rank == 0:
+            torch.save(dict(model=model.state_dict(), config=model.c.dict(), step=step), os.path.join(a.out, "model.pt.new"))
+        barrier.wait()
+        os.replace(path + ".new", path)
+        if rank == 0:
+            os.replace(os.path.join(a.out, "model.pt.new"), os.path.join(a.out, "model.pt"))
+        barrier.wait()
 
-    t_start = t_last = t_save = time.time()
+    t_start = t_last = time.time()
     mean, n_mean = 0.0, 0
-    while step < total and time.time() - t_start < a.minutes * 60:
+    while step < total:
         at = step
-        for n_steps, length, n, p_system, quant in phases:
+        for n_steps, length, n, p_system, quant, lr0, lr1 in phases:
             if at < n_steps:
                 break
             at -= n_steps
         model.quant = quant
-        # Constant, then straight down over the last 40 %.
-        scale = min(1.0, (step + 1) / 50, 0.02 + (total - step) / (0.4 * total))
-        x, tgt, w = batch(tok, a.seed, step, length, n, p_system)
+        scale = min((step + 1) / 50, lr0 + (lr1 - lr0) * at / n_steps)
+        x, tgt, w = batch(tok, f"{a.seed}.{rank}", step, length, n, p_system)
         h, aux = model.hidden(x)
         sel = (w > 0).nonzero().squeeze(1)
         ce = F.cross_entropy(F.linear(h[sel], model.unembed), tgt[sel], reduction="none")
         loss = (ce * w[sel]).sum() / w[sel].sum()
-        for p in model.parameters():
+        for _, p in named:
             p.grad = None
         (loss + 0.01 * aux).backward()
-        torch.nn.utils.clip_grad_norm_(adam_p, 1.0)
-        for g in adam.param_groups:
-            g["lr"] = a.adam * scale
+        for (_, p), f in zip(named, flat):
+            grads[rank][f] = p.grad.view(-1) if p.grad is not None else 0
+        barrier.wait()
+        for i in mine:
+            p = named[i][1]
+            p.grad = grads[:, flat[i]].mean(0).view(p.shape)
+        torch.nn.utils.clip_grad_norm_(adam.param_groups[0]["params"], 1.0)
+        adam.param_groups[0]["lr"] = a.adam * scale
         muon.step(a.lr * scale, 0.02)
         adam.step()
+        barrier.wait()
         step += 1
-        seen += x.numel()
+        seen += x.numel() * N_RANKS
         mean += loss.item()
         n_mean += 1
-        if step % 20 == 0:
+        if rank == 0 and step % 20 == 0:
             now = time.time()
             spent += now - t_last
+            t_last = now
             rows.writerow(["loss", step, seen, round(spent, 1), length, round(mean / n_mean, 4)])
             log.flush()
             print(f"{step:5d} {seen / 1e6:6.2f}M {spent / 60:5.1f}min L={length} loss {mean / n_mean:.4f} aux {float(aux):.3f}", flush=True)
-            mean, n_mean, t_last = 0.0, 0, now
-        if step % a.eval_every == 0 or step == total:
+            mean, n_mean = 0.0, 0
+        if rank == 0 and (step % a.eval_every == 0 or step == total):
             names = [t for t in tasks.TASKS if t != "story" and not (t.startswith("recall@") and int(t[7:]) > max(200, length))]
             sc = score(model, tok, names, 32, "dev")
             rows.writerow(["score", step, seen, round(spent, 1), length, json.dumps(sc)])
             log.flush()
             print("      " + "  ".join(f"{k} {v:.2f}" for k, v in sc.items()), flush=True)
             t_last = time.time()
-        if time.time() - t_save > 180:
+        if step % 100 == 0 or step == total:
             save()
-            t_save = time.time()
-    save()
-    log.close()
+            # A file named stop ends the run after a checkpoint.
+            if os.path.exists(os.path.join(a.out, "stop")):
+                break
+
+
+def main():
+    ap = argparse.ArgumentParser()
+    ap.add_argument("--out", default="train/out")
+    ap.add_argument("--phases", help="JSON file instead of PHASES")
+    ap.add_argument("--config", default="{}", help="JSON of Config fields")
+    ap.add_argument("--lr", type=float, default=0.02)
+    ap.add_argument("--adam", type=float, default=0.004)
+    ap.add_argument("--seed", type=int, default=1)
+    ap.add_argument("--eval-every", type=int, default=200)
+    a = ap.parse_args()
+    os.makedirs(a.out, exist_ok=True)
+    torch.set_num_threads(1)
+    model = Model(Config(n_vocab=len(bpe.Tokenizer().tokens), **json.loads(a.config)))
+    path = os.path.join(a.out, "model.pt")
+    if os.path.exists(path):
+        model.load_state_dict(torch.load(path)["model"])
+    model.share_memory()
+    grads = torch.zeros(N_RANKS, sum(p.numel() for p in model.parameters())).share_memory_()
+    ctx = multiprocessing.get_context("fork")
+    barrier = ctx.Barrier(N_RANKS)
+    ranks = [ctx.Process(target=rank_main, args=(r, a, model, grads, barrier)) for r in range(N_RANKS)]
+    for p in ranks:
+        p.start()
+    for p in ranks:
+        p.join()
 
 
 if __name__ == "__main__":
