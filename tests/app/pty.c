@@ -124,6 +124,8 @@ int main(int argc, char **argv)
         printf("no pseudo-terminal here: %s\n", strerror(errno));
         return 77;
     }
+    // The program must not hold the other end: closing ours hangs up.
+    (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
     const char *name = ptsname(fd);
     const pid_t child = fork();
     if (child == 0) child_main(name, argv + 1);

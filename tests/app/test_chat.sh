@@ -6,6 +6,7 @@ PTY=$3
 M=$TMP/m.gguf
 ok "$TANDEM" synth tiny "$M"
 
+# Before Ctrl-D: the prompt appears a moment before the terminal passes single keys on.
 # play ARGS... <steps
 play() {
     n_checks=$((n_checks + 1))
@@ -38,6 +39,7 @@ wait >
 send /wrong\n
 wait there is no command '/wrong'
 wait > 
+sleep 300
 send \x04
 exit 0
 STEPS
@@ -72,6 +74,7 @@ send \x1b[A
 wait two
 send \x03
 wait > 
+sleep 300
 send \x04
 exit 0
 STEPS
