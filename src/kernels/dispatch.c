@@ -4,6 +4,7 @@
 #include "kernels/avx512/avx512.h"
 #include "kernels/generic/generic.h"
 #include "kernels/kernels.h"
+#include "kernels/neon/neon.h"
 
 #include <string.h>
 
@@ -172,6 +173,34 @@ static void take_avx512(struct td_kernels *k)
 }
 #endif
 
+#if defined(__aarch64__)
+static void take_neon(struct td_kernels *k)
+{
+    *k = (struct td_kernels){
+        .isa = isa_names[TD_ISA_NEON],
+        .quantize_q8 = td_quantize_q8_neon,
+        .mm_f32_f32 = td_mm_f32_f32_neon,
+        .mm_f16_f32 = td_mm_f16_f32_neon,
+        .mm_bf16_f32 = td_mm_bf16_f32_neon,
+        .mm_q8_0_f32 = td_mm_q8_0_f32_neon,
+        .mm_mxfp4_f32 = td_mm_mxfp4_f32_neon,
+        .mm_q8_0_q8 = td_mm_q8_0_q8_neon,
+        .mm_mxfp4_q8 = td_mm_mxfp4_q8_neon,
+        .row_f32 = td_row_f32_neon,
+        .rmsnorm = td_rmsnorm_neon,
+        .rope = td_rope_neon,
+        .swiglu_clamped = td_swiglu_clamped_neon,
+        .add = td_add_neon,
+        .madd = td_madd_neon,
+        .scale = td_scale_neon,
+        .f16_of_f32 = td_f16_of_f32_neon,
+        .f32_of_f16 = td_f32_of_f16_neon,
+        .attend_f16 = td_attend_f16_neon,
+        .attend_f32 = td_attend_f32_neon,
+    };
+}
+#endif
+
 void td_kernels_get(struct td_kernels *out, enum td_isa isa)
 {
     take_generic(out);
@@ -179,6 +208,8 @@ void td_kernels_get(struct td_kernels *out, enum td_isa isa)
     const bool has_avx2 = td_isa_supported(TD_ISA_AVX2);
     if ((isa == TD_ISA_AVX2 || isa == TD_ISA_AVX512) && has_avx2) take_avx2(out);
     if (isa == TD_ISA_AVX512 && td_isa_supported(TD_ISA_AVX512)) take_avx512(out);
+#elif defined(__aarch64__)
+    if (isa == TD_ISA_NEON && td_isa_supported(TD_ISA_NEON)) take_neon(out);
 #endif
     (void)isa;
 }

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: MIT
+// Matrix products with 8-bit activations, for Arm with SDOT.
+//
+// Eight outputs are computed together, in the lanes of two vectors, so that the one float operation
+// per block and output, whose order is fixed, costs a quarter. Two ways to their integer sums:
+//   few rows:  weights stay as they are in the file; the four partial sums of each row are folded
+//   by
+//              pairwise additions;
+//   many rows: the eight weight rows are unpacked once into a panel where a lane holds four
+//              consecutive elements of its output, so that SDOT by a lane of the activations does
+//              the rest.
+// Same integers, same floats, same order: same bits.
+#include "kernels/neon/neon.h"
+
+#if defined(__aarch64__)
+#include "kernels/neon/vec_impl.h"
+
+#include <assert.h>
+
+#define LANES 8
+// Blocks of eight outputs in the panel: codes, then scales.
+#define PANEL_BLOCK_BYTES (TD_QK * LANES + 4 * LANES)
+#define PANEL_BLOCKS      512u
+#define TILE_ROWS         4   // activation rows that share a pass over the panel
+#define COPY_BLOCKS       64u // see copy_rows
+#define MIN_PANEL_ROWS    3   // from here on unpacking pays
+
+struct scratch {
+    uint8_t panel[PANEL_BLOCKS * PANEL_BLOCK_BYTES];
+    uint8_t copy[LANES * COPY_BLOCKS * sizeof(struct td_block_q8_0)];
+};
+_Static_assert(sizeof(struct scratch) <= TD_MM_SCRATCH_BYTES, "fits");
+
+// Eight weight rows, from their block `first` on.
+struct rows8 {
+    const uint8_t *p;
+    size_t stride; // bytes from row to row
+    uint32_t first;
+    uint32_t n_blocks;
+};
+
+// One value for each of eight outputs.
+struct f32x8 {
+    float32x4_t v[2];
+};
+
+INLINE size_t block_bytes(enum td_type type)
+{
+    return type == TD_MXFP4 ? TD_MXFP4_BYTES : TD_Q8_0_BYTES;
+}
+
+// One block of a row as integers: elements 0-15 and 16-31.
+INLINE void codes(enum td_type type, const uint8_t *p, int8x16_t *lo, int8x16_t *hi)
+{
+    if (type == TD_MXFP4) {
+        const int8x16_t values = vld1q_s8(td_e2m1_doubled);
+        const uint8x16_t v = vld1q_u8(p + 1);
+        *lo = vqtbl1q_s8(values, vandq_u8(v, vdupq_n_u8(15)));
+        *hi = vqtbl1q_s8(values, vshrq_n_u8(v, 4));
+    } else {
+        *lo = vreinterpretq_s8_u8(vld1q_u8(p + 2));
+        *hi = vreinterpretq_s8_u8(vld1q_u8(p + 18));
+    }
+}
+
+INLINE struct f32x8 scales8(enum td_type type, const uint8_t *p, size_t stride)
+{
+    struct f32x8 d;
+    if (type == TD_MXFP4) {
+        uint32_t bits[LANES];
+        for (int o = 0; o < LANES; o++) bits[o] = td_e8m0_half[p[(size_t)o * stride]];
+        d.v[0] = vreinterpretq_f32_u32(vld1q_u32(bits));
+        d.v[1] = vreinterpretq_f32_u32(vld1q_u32(bits + 4));
+    } else {
+        uint16_t half[LANES];
+        for (int o = 0; o < LANES; o++) half[o] = td_load_u16(p + (size_t)o * stride);
+        d.v[0] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(half)));
+        d.v[1] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(half + 4)));
+    }
+    return d;
+}
+
+// acc = fmaf(dw * dx, isum, acc)
+INLINE float32x4_t add_block(float32x4_t acc, float32x4_t dw, float dx, int32x4_t isum)
+{
+    return vfmaq_f32(acc, vmulq_n_f32(dw, dx), vcvtq_f32_s32(isum));
+}
+
+// Products of the rows with one activation row, from acc on.
+INLINE struct f32x8 few_rows(enum td_type type, const struct rows8 *w, const void *x, uint32_t n_in,
+                             struct f32x8 acc)
+{
+    const int8_t *q = (const int8_t *)x + (size_t)w->first * TD_QK;
+    const float *d = td_q8_d(x, n_in) + w->first;
+    const uint8_t *p = w->p;
+    for (uint32_t b = 0; b < w->n_blocks; b++, p += block_bytes(type), q += TD_QK) {
+        const int8x16_t x_lo = vld1q_s8(q);
+        const int8x16_t x_hi = vld1q_s8(q + 16);
+        const struct f32x8 dw = scales8(type, p, w->stride);
+        TD_UNROLL
+        for (int g = 0; g < 2; g++) {
+            int32x4_t v[4];
+            TD_UNROLL
+            for (int i = 0; i < 4; i++) {
+                int8x16_t lo, hi;
+                codes(type, p + (size_t)(4 * g + i) * w->stride, &lo, &hi);
+                v[i] = DOT(DOT(vdupq_n_s32(0), lo, x_lo), hi, x_hi);
+            }
+            const int32x4_t isum = vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3]));
+            acc.v[g] = add_block(acc.v[g], dw.v[g], d[b], isum);
+        }
+    }
+    return acc;
+}
+
+// 16 elements of four rows -> dwords k of all four, for k = 0..3, 32 bytes apart.
+INLINE void transpose4(uint8_t *out, const int8x16_t v[4])
+{
+    const int32x4_t a = vreinterpretq_s32_s8(v[0]), b = vreinterpretq_s32_s8(v[1]);
+    const int32x4_t c = vreinterpretq_s32_s8(v[2]), d = vreinterpretq_s32_s8(v[3]);
+    const int64x2_t ab_even = vreinterpretq_s64_s32(vtrn1q_s32(a, b));
+    const int64x2_t ab_odd = vreinterpretq_s64_s32(vtrn2q_s32(a, b));
+    const int64x2_t cd_even = vreinterpretq_s64_s32(vtrn1q_s32(c, d));
+    const int64x2_t cd_odd = vreinterpretq_s64_s32(vtrn2q_s32(c, d));
+    vst1q_u8(out, vreinterpretq_u8_s64(vzip1q_s64(ab_even, cd_even)));
+    vst1q_u8(out + 32, vreinterpretq_u8_s64(vzip1q_s64(ab_odd, cd_odd)));
+    vst1q_u8(out + 64, vreinterpretq_u8_s64(vzip2q_s64(ab_even, cd_even)));
+    vst1q_u8(out + 96, vreinterpretq_u8_s64(vzip2q_s64(ab_odd, cd_odd)));
+}
+
+INLINE void unpack(enum td_type type, uint8_t *panel, const struct rows8 *w)
+{
+    const uint8_t *p = w->p;
+    for (uint32_t b = 0; b < w->n_blocks; b++, p += block_bytes(type), panel += PANEL_BLOCK_BYTES) {
+        TD_UNROLL
+        for (int g = 0; g < 2; g++) {
+            int8x16_t lo[4], hi[4];
+            TD_UNROLL
+            for (int i = 0; i < 4; i++) {
+                codes(type, p + (size_t)(4 * g + i) * w->stride, &lo[i], &hi[i]);
+            }
+            transpose4(panel + 16 * g, lo);
+            transpose4(panel + 128 + 16 * g, hi);
+        }
+        const struct f32x8 d = scales8(type, p, w->stride);
+        vst1q_u8(panel + 256, vreinterpretq_u8_f32(d.v[0]));
+        vst1q_u8(panel + 272, vreinterpretq_u8_f32(d.v[1]));
+    }
+}
+
+// What a tile needs besides its rows.
+struct tile {
+    const uint8_t *panel;
+    const struct rows8 *w;
+    uint32_t n_in;
+    uint32_t n_out; // outputs that exist, of eight
+};
+
+INLINE struct f32x8 load_y(const float *y, uint32_t n)
+{
+    return (struct f32x8){{load_n(y, n), n > 4 ? load_n(y + 4, n - 4) : vdupq_n_f32(0.0f)}};
+}
+
+INLINE void store_y(float *y, struct f32x8 acc, uint32_t n)
+{
+    store_n(y, acc.v[0], n);
+    if (n > 4) store_n(y + 4, acc.v[1], n - 4);
+}
+
+// One step of four elements: dword LANE of the 16 activations of each row.
+#define STEP(LANE)                                                                                 \
+    do {                                                                                           \
+        const int8x16_t w0 = vreinterpretq_s8_u8(vld1q_u8(p + 32 * (LANE)));                       \
+        const int8x16_t w1 = vreinterpretq_s8_u8(vld1q_u8(p + 32 * (LANE) + 16));                  \
+        TD_UNROLL for (int r = 0; r < n; r++)                                                      \
+        {                                                                                          \
+            sum[r][0] = DOT_LANE(sum[r][0], w0, xr[r], LANE);                                      \
+            sum[r][1] = DOT_LANE(sum[r][1], w1, xr[r], LANE);                                      \
+        }                                                                                          \
+    } while (0)
+
+INLINE void half_block(int n, int32x4_t (*sum)[2], const uint8_t *p, const void *const *x,
+                       size_t i_q)
+{
+    int8x16_t xr[TILE_ROWS];
+    TD_UNROLL
+    for (int r = 0; r < n; r++) xr[r] = vld1q_s8((const int8_t *)x[r] + i_q);
+    STEP(0);
+    STEP(1);
+    STEP(2);
+    STEP(3);
+}
+
+// Panel times n activation rows, n a constant.
+INLINE void tile_n(int n, const struct tile *t, float *const *y, const void *const *x)
+{
+    struct f32x8 acc[TILE_ROWS];
+    TD_UNROLL
+    for (int r = 0; r < n; r++) {
+        if (t->w->first) {
+            acc[r] = load_y(y[r], t->n_out);
+        } else {
+            acc[r].v[0] = acc[r].v[1] = vdupq_n_f32(0.0f);
+        }
+    }
+    const uint8_t *p = t->panel;
+    size_t i_q = (size_t)t->w->first * TD_QK;
+    size_t i_d = t->n_in + (size_t)t->w->first * 4;
+    for (uint32_t b = 0; b < t->w->n_blocks; b++, p += PANEL_BLOCK_BYTES, i_q += TD_QK, i_d += 4) {
+        int32x4_t sum[TILE_ROWS][2];
+        TD_UNROLL
+        for (int r = 0; r < n; r++) sum[r][0] = sum[r][1] = vdupq_n_s32(0);
+        half_block(n, sum, p, x, i_q);
+        half_block(n, sum, p + 128, x, i_q + 16);
+        const float32x4_t dw0 = vreinterpretq_f32_u8(vld1q_u8(p + 256));
+        const float32x4_t dw1 = vreinterpretq_f32_u8(vld1q_u8(p + 272));
+        TD_UNROLL
+        for (int r = 0; r < n; r++) {
+            const float dx = td_load_f32((const uint8_t *)x[r] + i_d);
+            acc[r].v[0] = add_block(acc[r].v[0], dw0, dx, sum[r][0]);
+            acc[r].v[1] = add_block(acc[r].v[1], dw1, dx, sum[r][1]);
+        }
+    }
+    TD_UNROLL
+    for (int r = 0; r < n; r++) store_y(y[r], acc[r], t->n_out);
+}
+
+TARGET static void tile_any(uint32_t n, const struct tile *t, float *const *y, const void *const *x)
+{
+    switch (n) {
+    case 1: tile_n(1, t, y, x); return;
+    case 2: tile_n(2, t, y, x); return;
+    case 3: tile_n(3, t, y, x); return;
+    default: tile_n(4, t, y, x); return;
+    }
+}
+// Fewer than eight outputs: their rows are copied, the last one repeated to make eight.
+INLINE void copy_rows(enum td_type type, uint8_t *copy, struct rows8 *w, uint32_t n)
+{
+    const size_t n_bytes = w->n_blocks * block_bytes(type);
+    for (uint32_t o = 0; o < LANES; o++) {
+        memcpy(copy + o * n_bytes, w->p + td_min_u32(o, n - 1) * w->stride, n_bytes);
+    }
+    w->p = copy;
+    w->stride = n_bytes;
+}
+
+INLINE void mm(enum td_type type, float *const *y, const uint8_t *w, const void *const *x,
+               uint32_t n_in, uint32_t n_out, uint32_t n_rows, struct scratch *s)
+{
+    assert(n_in % TD_QK == 0);
+    const uint32_t n_blocks = n_in / TD_QK;
+    const size_t stride = n_blocks * block_bytes(type);
+    const uint32_t n = td_min_u32(n_out, LANES);
+    for (uint32_t i = 0; i < n_out; i += LANES) {
+        // The last group moves back to be whole; its first outputs are written twice.
+        const uint32_t o = td_min_u32(i, n_out - n);
+        uint32_t step = n_rows < MIN_PANEL_ROWS ? n_blocks : PANEL_BLOCKS;
+        if (n < LANES) step = COPY_BLOCKS;
+        for (uint32_t b = 0; b < n_blocks; b += step) {
+            struct rows8 g = {w + o * stride + b * block_bytes(type), stride, b,
+                              td_min_u32(step, n_blocks - b)};
+            if (n < LANES) copy_rows(type, s->copy, &g, n);
+            if (n_rows >= MIN_PANEL_ROWS) unpack(type, s->panel, &g);
+            const struct tile t = {s->panel, &g, n_in, n};
+            for (uint32_t r = 0; r < n_rows; r += TILE_ROWS) {
+                float *yo[TILE_ROWS];
+                const uint32_t n_r = td_min_u32(n_rows - r, TILE_ROWS);
+                for (uint32_t j = 0; j < n_r; j++) yo[j] = y[r + j] + o;
+                if (n_rows >= MIN_PANEL_ROWS) {
+                    tile_any(n_r, &t, yo, x + r);
+                    continue;
+                }
+                for (uint32_t j = 0; j < n_r; j++) {
+                    struct f32x8 acc = {{vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)}};
+                    if (b) acc = load_y(yo[j], n);
+                    store_y(yo[j], few_rows(type, &g, x[r + j], n_in, acc), n);
+                }
+            }
+        }
+    }
+}
+
+TARGET void td_mm_q8_0_q8_neon(float *const *y, const void *w, const void *const *x, uint32_t n_in,
+                               uint32_t n_out, uint32_t n_rows, void *scratch)
+{
+    mm(TD_Q8_0, y, w, x, n_in, n_out, n_rows, scratch);
+}
+
+TARGET void td_mm_mxfp4_q8_neon(float *const *y, const void *w, const void *const *x, uint32_t n_in,
+                                uint32_t n_out, uint32_t n_rows, void *scratch)
+{
+    mm(TD_MXFP4, y, w, x, n_in, n_out, n_rows, scratch);
+}
+
+#endif
