@@ -20,13 +20,13 @@ static void copy_text(char *out, size_t size_bytes, struct td_str s)
 {
     const size_t n = s.size_bytes < size_bytes - 1 ? s.size_bytes : size_bytes - 1;
     for (size_t i = 0; i < n; i++) {
-        const unsigned char c = (unsigned char)s.at[i];
-        out[i] = c < 0x20 || c == 0x7f ? '?' : (char)c;
+        out[i] = s.at[i];
+        if ((unsigned char)out[i] < 0x20 || out[i] == 0x7f) out[i] = '?';
     }
     out[n] = '\0';
 }
 
-static int unknown_architecture(struct td_binder *b, const char *arch)
+static void unknown_architecture(struct td_binder *b, const char *arch)
 {
     char list[120] = "";
     size_t n = 0;
@@ -36,39 +36,38 @@ static int unknown_architecture(struct td_binder *b, const char *arch)
         n += k > 0 ? (size_t)k : 0;
     }
     td_bind_fail(b, TD_EUNSUP, "architecture '%s' is not supported; tandem runs %s", arch, list);
-    return b->code;
 }
 
-static int choose_arch(struct td_binder *b, const struct td_arch **out, struct td_spec *spec)
+// NULL, and the binder has failed, when there is none.
+static const struct td_arch *choose_arch(struct td_binder *b, struct td_spec *spec)
 {
     struct td_str s = {"", 0};
     const int code = td_gguf_str(b->gguf, "general.architecture", &s, NULL);
     if (code != TD_OK || s.size_bytes == 0) {
         td_bind_fail(b, TD_EFORMAT, "key 'general.architecture' is %s",
                      code == TD_EFORMAT ? "not a string" : "missing");
-        return b->code;
+        return NULL;
     }
     copy_text(spec->arch, sizeof(spec->arch), s);
     if (td_gguf_n_tensors(b->gguf) == 0) {
         td_bind_fail(b, TD_EFORMAT, "the file has no weights (a vocabulary only)");
-        return b->code;
+        return NULL;
     }
     for (uint32_t i = 0; i < N_ARCHITECTURES; i++) {
         if (strlen(architectures[i]->name) == s.size_bytes &&
-            memcmp(architectures[i]->name, s.at, s.size_bytes) == 0) {
-            *out = architectures[i];
-            return TD_OK;
-        }
+            memcmp(architectures[i]->name, s.at, s.size_bytes) == 0)
+            return architectures[i];
     }
-    return unknown_architecture(b, spec->arch);
+    unknown_architecture(b, spec->arch);
+    return NULL;
 }
 
 static int read_model(struct td_model *m, struct td_error *err)
 {
     struct td_binder b;
     td_binder_init(&b, m->gguf, "", err);
-    const struct td_arch *arch = NULL;
-    if (choose_arch(&b, &arch, &m->spec) != TD_OK) return b.code;
+    const struct td_arch *arch = choose_arch(&b, &m->spec);
+    if (!arch) return b.code;
     b.arch = arch->name;
     struct td_str name = {arch->name, strlen(arch->name)};
     (void)td_gguf_str(m->gguf, "general.name", &name, NULL); // absent: the architecture's

@@ -11,6 +11,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { REASON_BYTES = 80 };
+
+// What errno says, in text.
+static const char *reason(char text[static REASON_BYTES])
+{
+    const int e = errno;
+    if (strerror_r(e, text, REASON_BYTES) != 0) snprintf(text, REASON_BYTES, "error %d", e);
+    return text;
+}
+
 static bool report(const struct td_model_options *opt, uint64_t done, uint64_t total)
 {
     return !opt->progress || opt->progress(opt->progress_ctx, done, total);
@@ -19,7 +29,7 @@ static bool report(const struct td_model_options *opt, uint64_t done, uint64_t t
 // --- to a file ------------------------------------------------------------------------------
 
 // Pieces made side by side before they are written: enough for a team, little memory.
-enum { N_BATCH = 16 };
+enum { N_BATCH = 16, MAX_ELEM_BYTES = 4 };
 
 struct batch {
     const struct td_synth_tensor *tensor;
@@ -48,8 +58,9 @@ struct writer {
 
 static int write_bytes(struct writer *w, const void *bytes, size_t n, struct td_error *err)
 {
+    char text[REASON_BYTES];
     if (fwrite(bytes, 1, n, w->file) == n) return TD_OK;
-    return td_fail(err, TD_EIO, "%.160s: cannot be written: %s", w->path, strerror(errno));
+    return td_fail(err, TD_EIO, "%.160s: cannot be written: %s", w->path, reason(text));
 }
 
 static int write_tensor(struct writer *w, const struct td_synth_tensor *t, struct td_error *err)
@@ -99,13 +110,14 @@ static const struct td_model_options *options_or_plain(const struct td_model_opt
 static int write_part(struct writer *w, const struct td_synth_shape *shape,
                       const struct td_synth_plan *plan, const char *part, struct td_error *err)
 {
+    char text[REASON_BYTES];
     w->file = fopen(part, "wb");
-    if (!w->file) return td_fail(err, TD_EIO, "%.160s: %s", part, strerror(errno));
+    if (!w->file) return td_fail(err, TD_EIO, "%.160s: %s", part, reason(text));
     int code = write_all(w, shape, plan, err);
     if (fclose(w->file) != 0 && code == TD_OK)
-        code = td_fail(err, TD_EIO, "%.160s: cannot be written: %s", part, strerror(errno));
+        code = td_fail(err, TD_EIO, "%.160s: cannot be written: %s", part, reason(text));
     if (code == TD_OK && rename(part, w->path) != 0)
-        code = td_fail(err, TD_EIO, "%.160s: %s", w->path, strerror(errno));
+        code = td_fail(err, TD_EIO, "%.160s: %s", w->path, reason(text));
     if (code != TD_OK) (void)remove(part);
     return code;
 }
@@ -120,7 +132,7 @@ int td_synth_write(const struct td_synth_shape *shape, const char *path,
     w.total_bytes = plan.size_bytes;
     const size_t n_path = strlen(path);
     char *part = malloc(n_path + sizeof(".part"));
-    w.bytes = malloc(N_BATCH * TD_SYNTH_PIECE * sizeof(float));
+    w.bytes = malloc(N_BATCH * TD_SYNTH_PIECE * MAX_ELEM_BYTES);
     if (!part || !w.bytes) {
         code = td_fail(err, TD_ENOMEM, "%.160s: no memory for a buffer", path);
     } else {

@@ -191,7 +191,7 @@ static void fill_q8_0(const struct td_synth_tensor *t, struct td_rng *r, uint64_
     for (uint64_t i = 0; i < n; i += TD_QK) {
         const uint16_t scale = (uint16_t)((d & ~31u) | (td_rng_u64(r) >> 59));
         memcpy(out, &scale, 2);
-        for (uint32_t k = 0; k < 4; k++) {
+        for (size_t k = 0; k < 4; k++) {
             const uint64_t v = without_minus_128(td_rng_u64(r));
             memcpy(out + 2 + 8 * k, &v, 8);
         }

@@ -83,18 +83,26 @@ struct texts {
     uint64_t n;
 };
 
-static void put_text(struct texts *t, const char *a, size_t n_a, const char *b, size_t n_b,
-                     const char *between)
+// Appends a, the byte `between` unless it is 0, and b as one text.
+static void put_text(struct texts *t, struct td_str a, char between, struct td_str b)
 {
-    const size_t n_between = strlen(between);
-    assert(t->used + n_a + n_between + n_b <= t->cap);
+    const size_t n = a.size_bytes + (between != 0) + b.size_bytes;
+    assert(t->used + n <= t->cap);
     char *to = t->at + t->used;
-    memcpy(to, a, n_a);
-    memcpy(to + n_a, between, n_between);
-    memcpy(to + n_a + n_between, b, n_b);
-    t->strs[t->n++] = (struct td_str){to, n_a + n_between + n_b};
-    t->used += n_a + n_between + n_b;
+    t->strs[t->n++] = (struct td_str){to, n};
+    t->used += n;
+    memcpy(to, a.at, a.size_bytes);
+    to += a.size_bytes;
+    if (between) *to++ = between;
+    if (b.size_bytes) memcpy(to, b.at, b.size_bytes);
 }
+
+static struct td_str str_of(const char *s)
+{
+    return (struct td_str){s, strlen(s)};
+}
+
+static const struct td_str nothing = {"", 0};
 
 static bool texts_init(struct texts *t, uint64_t n, size_t cap)
 {
@@ -121,7 +129,7 @@ static void add_byte_tokens(struct vocab *v)
 {
     for (uint32_t i = 0; i < N_BYTES; i++) {
         const char *s = v->alphabet.utf8[v->alphabet.order[i]];
-        put_text(&v->tokens, s, strlen(s), "", 0, "");
+        put_text(&v->tokens, str_of(s), 0, nothing);
     }
 }
 
@@ -130,9 +138,9 @@ static void add_byte_tokens(struct vocab *v)
 static void add_filler(struct vocab *v, uint64_t left_id, uint8_t right)
 {
     const struct td_str left = v->tokens.strs[left_id];
-    const char *r = v->alphabet.utf8[right];
-    put_text(&v->tokens, left.at, left.size_bytes, r, strlen(r), "");
-    put_text(&v->merges, left.at, left.size_bytes, r, strlen(r), " ");
+    const struct td_str r = str_of(v->alphabet.utf8[right]);
+    put_text(&v->tokens, left, 0, r);
+    put_text(&v->merges, left, ' ', r);
 }
 
 static void add_fillers(struct vocab *v)
@@ -162,7 +170,7 @@ static void add_specials(struct vocab *v)
         const char *name = reserved;
         for (size_t i = 0; i < sizeof(specials) / sizeof(specials[0]); i++)
             if (specials[i].offset == id - v->first_special) name = specials[i].name;
-        put_text(&v->tokens, name, strlen(name), "", 0, "");
+        put_text(&v->tokens, str_of(name), 0, nothing);
     }
     for (uint32_t id = 0; id < v->n_vocab; id++)
         v->types[id] = id < v->first_special ? 1 : 3; // normal, control

@@ -37,7 +37,7 @@ static void test_golden(void **state)
     (void)state;
     static const char path[] = "tests/golden/gptoss-tiny.program.txt";
     struct td_model *m = open_model("tests/data/gptoss-tiny.gguf");
-    if (getenv("TD_RECORD")) {
+    if (getenv("TD_RECORD")) { // NOLINT(concurrency-mt-unsafe)
         FILE *f = fopen(path, "w");
         assert_non_null(f);
         assert_int_equal(td_program_print(m, f), TD_OK);

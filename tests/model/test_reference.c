@@ -102,6 +102,8 @@ static void test_second_fixture(void **state)
                       "top-k=2,ff=32,vocab=288,window=8,attn-type=bf16,embd-type=f16,seed=11",
                       NULL, &err) != TD_OK)
         fail_msg("%s", err.msg);
+    assert_true(file && made);
+    if (!file || !made) return; // for the analyser
     assert_string_equal(file->digest, made->digest);
     for (uint32_t i = 0; i < file->n_weights; i++)
         assert_memory_equal(file->weights[i].data, made->weights[i].data,
@@ -116,6 +118,7 @@ static void test_second_fixture(void **state)
     struct ref_gptoss *ref = ref_gptoss_open(file->gguf);
     double *logits = calloc(want.n_rows * want.n_cols, sizeof(*logits));
     assert_true(ref && logits && tokens);
+    if (!logits) return;
     ref_gptoss_logits(ref, tokens, n, NULL, logits);
     for (uint64_t i = 0; i < want.n_rows * want.n_cols; i++)
         assert_true(fabs(logits[i] - (double)want.at[i]) < 2e-6);

@@ -65,22 +65,24 @@ int main(int argc, char **argv)
     const uint32_t n = (uint32_t)strtoul(argv[2], NULL, 10);
     if (!ref || n == 0) return 1;
     const uint32_t n_vocab = ref_gptoss_n_vocab(ref);
+    bool ok = false;
     int32_t *tokens = calloc(n, sizeof(*tokens));
     double *logits = calloc((size_t)n * n_vocab, sizeof(*logits));
-    if (!tokens || !logits) return 1;
+    if (!tokens || !logits) goto fail;
     if (!choose_tokens(ref, tokens, n, strtod(argv[3], NULL), logits)) {
         fprintf(stderr, "no such tokens: try a smaller gap\n");
-        return 1;
+        goto fail;
     }
     ref_gptoss_logits(ref, tokens, n, NULL, logits);
     char path[512];
     snprintf(path, sizeof(path), "%s.tokens.txt", argv[4]);
     FILE *f = fopen(path, "w");
-    if (!f) return 1;
+    if (!f) goto fail;
     for (uint32_t i = 0; i < n; i++) fprintf(f, "%d%c", tokens[i], i + 1 < n ? ' ' : '\n');
     fclose(f);
     snprintf(path, sizeof(path), "%s.logits.npy", argv[4]);
-    const bool ok = write_npy(path, logits, n, n_vocab);
+    ok = write_npy(path, logits, n, n_vocab);
+fail:
     free(tokens);
     free(logits);
     ref_gptoss_close(ref);

@@ -19,7 +19,7 @@ static void *must(void *p)
 {
     if (!p) {
         fprintf(stderr, "reference: no memory\n");
-        exit(1);
+        exit(1); // NOLINT(concurrency-mt-unsafe)
     }
     return p;
 }
@@ -72,7 +72,7 @@ static double element(const uint8_t *data, uint32_t type, uint64_t i)
         return code & 8 ? -v : v;
     }
     fprintf(stderr, "reference: tensor type %u\n", type);
-    exit(1);
+    exit(1); // NOLINT(concurrency-mt-unsafe)
 }
 
 static const double *tensor(const struct ref_gptoss *m, const char *fmt, ...)
@@ -216,24 +216,24 @@ static void rope(const struct ref_gptoss *m, double *head, uint32_t pos, bool ro
 }
 
 // One head of one token over all keys and values it may see; the sink joins the softmax only.
-static void attend_head(const struct ref_gptoss *m, double *out, const double *q, const double *k,
-                        const double *v, uint32_t kv_head, uint32_t t, uint32_t first, double sink)
+// k and v are those of the head's group at position 0; the next position is `stride` further.
+static void attend_head(double *out, const double *q, const double *k, const double *v, size_t hd,
+                        size_t stride, const uint32_t span[2], double sink)
 {
-    const uint32_t row = m->n_kv * m->hd;
-    double *s = zeros(t + 1);
+    const uint32_t first = span[0], last = span[1];
+    double *s = zeros((size_t)last + 1);
     double top = sink, sum = 0;
-    for (uint32_t j = first; j <= t; j++) {
-        for (uint32_t i = 0; i < m->hd; i++)
-            s[j] += q[i] * k[(size_t)j * row + kv_head * m->hd + i];
-        s[j] /= sqrt(m->hd);
+    for (uint32_t j = first; j <= last; j++) {
+        for (size_t i = 0; i < hd; i++) s[j] += q[i] * k[j * stride + i];
+        s[j] /= sqrt((double)hd);
         if (s[j] > top) top = s[j];
     }
-    for (uint32_t j = first; j <= t; j++) sum += exp(s[j] - top);
+    for (uint32_t j = first; j <= last; j++) sum += exp(s[j] - top);
     sum += exp(sink - top);
-    for (uint32_t i = 0; i < m->hd; i++) {
+    for (size_t i = 0; i < hd; i++) {
         out[i] = 0;
-        for (uint32_t j = first; j <= t; j++)
-            out[i] += exp(s[j] - top) / sum * v[(size_t)j * row + kv_head * m->hd + i];
+        for (uint32_t j = first; j <= last; j++)
+            out[i] += exp(s[j] - top) / sum * v[j * stride + i];
     }
     free(s);
 }
@@ -241,6 +241,7 @@ static void attend_head(const struct ref_gptoss *m, double *out, const double *q
 static void attention(const struct ref_gptoss *m, uint32_t il, double *x, uint32_t n_tokens,
                       bool rounds)
 {
+    const size_t hd = m->hd;
     const uint32_t nq = m->n_heads * m->hd, nkv = m->n_kv * m->hd;
     double *n = zeros(m->n_embd), *q = zeros((size_t)n_tokens * nq), *att = zeros(nq);
     double *k = zeros((size_t)n_tokens * nkv), *v = zeros((size_t)n_tokens * nkv);
@@ -255,16 +256,18 @@ static void attention(const struct ref_gptoss *m, uint32_t il, double *x, uint32
                m->n_embd, nkv);
         linear(vt, tensor(m, "blk.%u.attn_v.weight", il), tensor(m, "blk.%u.attn_v.bias", il), n,
                m->n_embd, nkv);
-        for (uint32_t h = 0; h < m->n_heads; h++) rope(m, qt + h * m->hd, t, rounds);
-        for (uint32_t h = 0; h < m->n_kv; h++) rope(m, kt + h * m->hd, t, rounds);
+        for (uint32_t h = 0; h < m->n_heads; h++) rope(m, qt + h * hd, t, rounds);
+        for (uint32_t h = 0; h < m->n_kv; h++) rope(m, kt + h * hd, t, rounds);
     }
     const double *sinks = tensor(m, "blk.%u.attn_sinks.weight", il);
     for (uint32_t t = 0; t < n_tokens; t++) {
         const bool slides = il % 2 == 0;
-        const uint32_t first = slides && t + 1 > m->window ? t + 1 - m->window : 0;
-        for (uint32_t h = 0; h < m->n_heads; h++)
-            attend_head(m, att + h * m->hd, q + (size_t)t * nq + h * m->hd, k, v,
-                        h / (m->n_heads / m->n_kv), t, first, sinks[h]);
+        const uint32_t span[2] = {slides && t + 1 > m->window ? t + 1 - m->window : 0, t};
+        for (uint32_t h = 0; h < m->n_heads; h++) {
+            const size_t group = h * m->n_kv / m->n_heads * hd;
+            attend_head(att + h * hd, q + (size_t)t * nq + h * hd, k + group, v + group, hd, nkv,
+                        span, sinks[h]);
+        }
         linear(y, tensor(m, "blk.%u.attn_output.weight", il),
                tensor(m, "blk.%u.attn_output.bias", il), att, nq, m->n_embd);
         for (uint32_t i = 0; i < m->n_embd; i++) x[(size_t)t * m->n_embd + i] += y[i];
