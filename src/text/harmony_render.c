@@ -112,7 +112,7 @@ static const char *bare_name(const char *name)
     return strncmp(name, space, sizeof(space) - 1) == 0 ? name + sizeof(space) - 1 : name;
 }
 
-// "Receiving tool calls": the order is channel, recipient, type, as the models write it.
+// "Receiving tool calls": the order is channel, recipient, type, as its examples have it.
 static void put_call(struct renderer *r, const struct td_message *m)
 {
     put_id(r, r->ids.start);

@@ -283,7 +283,7 @@ static int allocate(struct loader *l)
     return TD_OK;
 }
 
-static int add_normal(struct loader *l, uint32_t id, uint64_t hash, bool is_raw)
+static int add_normal(struct loader *l, uint32_t id, uint64_t hash)
 {
     struct td_tokenizer *t = l->t;
     size_t n;
@@ -292,12 +292,9 @@ static int add_normal(struct loader *l, uint32_t id, uint64_t hash, bool is_raw)
     if (!s)
         return td_fail(l->err, TD_EFORMAT, "%s: token %u ('%s') collides with too many others",
                        l->path, id, readable(p, n).text);
-    if (s->id_plus_1) {
-        // A token outside the byte alphabet is kept to be printed; it is never made by encode.
-        if (is_raw) return TD_OK;
+    if (s->id_plus_1)
         return td_fail(l->err, TD_EFORMAT, "%s: tokens %u and %u are the same ('%s')", l->path,
                        s->id_plus_1 - 1, id, readable(p, n).text);
-    }
     *s = (struct td_token_slot){.hash = hash, .id_plus_1 = id + 1};
     if (n == 1) {
         uint8_t b;
@@ -307,8 +304,8 @@ static int add_normal(struct loader *l, uint32_t id, uint64_t hash, bool is_raw)
     return TD_OK;
 }
 
-// Decodes token i behind the one before it; *is_raw: the name stands as it is.
-static int decode_token(struct loader *l, uint32_t i, bool *is_raw)
+// Decodes token i behind the one before it.
+static int decode_token(struct loader *l, uint32_t i)
 {
     struct td_tokenizer *t = l->t;
     const struct td_str s = l->tokens.strs[i];
@@ -319,11 +316,11 @@ static int decode_token(struct loader *l, uint32_t i, bool *is_raw)
     t->types[i] = (uint8_t)type;
     char *out = t->bytes + t->at[i];
     size_t n = s.size_bytes;
-    *is_raw = !is_normal(t->types[i]);
-    if (*is_raw || !decode(l->byte_of, s.at, s.size_bytes, out, &n)) {
+    if (is_normal(t->types[i]) && !decode(l->byte_of, s.at, s.size_bytes, out, &n))
+        t->types[i] = TD_TOKEN_UNUSED; // outside the alphabet: no merge can make it
+    if (!is_normal(t->types[i])) {
         n = s.size_bytes;
         if (n > 0) memcpy(out, s.at, n); // n bytes were counted by allocate
-        *is_raw = true;
     }
     t->at[i + 1] = t->at[i] + (uint32_t)n;
     return TD_OK;
@@ -335,9 +332,8 @@ static int load_tokens(struct loader *l)
     t->at[0] = 0;
     for (uint32_t from = 0; from < t->n_vocab; from += BATCH) {
         const uint32_t n = t->n_vocab - from < BATCH ? t->n_vocab - from : BATCH;
-        bool is_raw[BATCH];
         for (uint32_t i = 0; i < n; i++) {
-            const int code = decode_token(l, from + i, &is_raw[i]);
+            const int code = decode_token(l, from + i);
             if (code) return code;
             size_t size;
             const char *p = token_at(t, from + i, &size);
@@ -347,7 +343,7 @@ static int load_tokens(struct loader *l)
         for (uint32_t i = 0; i < n; i++) {
             const uint32_t id = from + i;
             if (!is_normal(t->types[id]) || t->at[id] == t->at[id + 1]) continue;
-            const int code = add_normal(l, id, l->batch->hashes[i], is_raw[i]);
+            const int code = add_normal(l, id, l->batch->hashes[i]);
             if (code) return code;
         }
     }
