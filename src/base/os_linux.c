@@ -61,7 +61,8 @@ const char *td_os_map_path_at(const void *address)
 int td_os_map_file(struct td_map *out, const char *path, struct td_error *err)
 {
     *out = (struct td_map){0};
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    // O_NONBLOCK: opening a FIFO that nobody writes would wait for ever.
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return td_fail(err, TD_EIO, "%s: %s", path, strerrordesc_np(errno));
     struct stat st;
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
