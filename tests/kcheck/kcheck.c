@@ -98,7 +98,11 @@ uint32_t kc_below(struct kc *kc, uint32_t n)
 
 void kc_fill_f32(struct kc *kc, float *x, uint32_t n)
 {
-    const uint32_t kind = kc_below(kc, 8);
+    const uint32_t kind = kc_below(kc, 10);
+    if (kind >= 8) { // all at the end of the 8-bit range, with one sign or with two
+        for (uint32_t i = 0; i < n; i++) x[i] = kind == 9 && kc_below(kc, 9) == 0 ? -2.0f : 2.0f;
+        return;
+    }
     const float size = kind == 6 ? 1e-38f : kind == 7 ? 1e30f : 1.0f;
     for (uint32_t i = 0; i < n; i++) {
         // A sum of three is close enough to a bell; now and then one sticks out.

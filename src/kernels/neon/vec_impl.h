@@ -10,7 +10,7 @@
 #include <math.h>
 
 #if defined(__clang__)
-#define TARGET // see dot below
+#define TARGET __attribute__((target("dotprod")))
 #else
 #define TARGET __attribute__((target("arch=armv8.2-a+dotprod")))
 #endif
@@ -22,9 +22,9 @@
 #define DOT(acc, a, b)            vdotq_s32(acc, a, b)
 #define DOT_LANE(acc, a, b, LANE) vdotq_laneq_s32(acc, a, b, LANE)
 #else
-static inline int32x4_t dot_asm(int32x4_t acc, int8x16_t a, int8x16_t b)
+INLINE int32x4_t dot_asm(int32x4_t acc, int8x16_t a, int8x16_t b)
 {
-    __asm__(".arch_extension dotprod\n\tsdot %0.4s, %1.16b, %2.16b" : "+w"(acc) : "w"(a), "w"(b));
+    __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(acc) : "w"(a), "w"(b));
     return acc;
 }
 #define DOT(acc, a, b) dot_asm(acc, a, b)
