@@ -3,6 +3,7 @@ BUILD  ?= build
 JOBS   ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PREFIX ?= /usr/local
 CMAKE_FLAGS ?=
+SECONDS_EACH ?= 600
 
 .PHONY: all
 all: $(BUILD)/CMakeCache.txt
@@ -15,6 +16,12 @@ $(BUILD)/CMakeCache.txt: CMakeLists.txt
 help:
 	@echo "make           build/tandem, optimised"
 	@echo "make demo      install what is missing, build, answer a prompt with a tiny model"
+	@echo "make quick     build and quick tests, under a minute"
+	@echo "make check     install what is missing, then every check: gcc, clang, sanitizers, NEON, fuzzing"
+	@echo "make asan      build and test with AddressSanitizer and UndefinedBehaviorSanitizer in build/asan"
+	@echo "make tsan      the same with ThreadSanitizer in build/tsan"
+	@echo "make fuzz      fuzz every target for SECONDS_EACH=$(SECONDS_EACH) seconds"
+	@echo "make format    clang-format all sources;  make hooks: check them before each commit"
 	@echo "make install   to PREFIX=$(PREFIX), with the man page; DESTDIR is understood"
 
 .PHONY: demo
@@ -27,3 +34,37 @@ demo:
 .PHONY: install
 install: all
 	@cmake --install $(BUILD) --prefix $(PREFIX)
+
+.PHONY: quick
+quick:
+	@scripts/setup.sh
+	@scripts/check.sh quick
+
+.PHONY: check
+check:
+	@scripts/setup.sh --check
+	@scripts/check.sh
+
+.PHONY: asan tsan
+asan tsan:
+	@cmake -S . -B $(BUILD)/$@ -DTD_$(if $(filter asan,$@),ASAN,TSAN)=ON $(CMAKE_FLAGS)
+	@cmake --build $(BUILD)/$@ --parallel $(JOBS)
+	@ctest --test-dir $(BUILD)/$@ --no-tests=error --output-on-failure -j $(JOBS) -L quick
+
+.PHONY: fuzz
+fuzz:
+	@CC=clang cmake -S . -B $(BUILD)/fuzz -DTD_ASAN=ON -DTD_FUZZ=ON -DTD_TESTS=OFF
+	@cmake --build $(BUILD)/fuzz --parallel $(JOBS)
+	@for target in fuzz/fuzz_*.c; do \
+	    name=$$(basename $$target .c); corpus=fuzz/corpus/$${name#fuzz_}; \
+	    mkdir -p $(BUILD)/fuzz/found/$$name; echo "== $$name"; \
+	    $(BUILD)/fuzz/fuzz/$$name -max_total_time=$(SECONDS_EACH) -rss_limit_mb=2048 -malloc_limit_mb=512 \
+	        -print_final_stats=1 -verbosity=0 -artifact_prefix=$(BUILD)/fuzz/found/$$name- \
+	        $(BUILD)/fuzz/found/$$name $$corpus || exit 1; \
+	done
+
+.PHONY: format hooks
+format:
+	@clang-format -i $$(find src tests fuzz include tools -name '*.[ch]')
+hooks:
+	@ln -sf ../../tools/pre_commit.sh .git/hooks/pre-commit

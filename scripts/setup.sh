@@ -2,11 +2,33 @@
 # SPDX-License-Identifier: MIT
 # Installs what is missing to build and test tandem: apt, dnf or brew. Quick and silent when nothing
 # is. When it may not install (neither root nor sudo without a password), it prints the command.
+#   scripts/setup.sh [--check]   --check: also what only `make check` uses; where that cannot be had,
+#                                the checks that need it are skipped and named
 set -eu
+is_check=0
+[ "${1:-}" = --check ] && is_check=1
 
 # Is the library there? Headers count, not only the run-time half.
 has_lib() { command -v pkg-config >/dev/null 2>&1 && pkg-config --exists "$1"; }
 has_cmd() { command -v "$1" >/dev/null 2>&1; }
+
+# Does clang have its run-time libraries for sanitizers and fuzzing?
+has_clang_rt() { has_cmd clang && [ -e "$(clang -print-file-name=libclang_rt.fuzzer-"$(uname -m)".a 2>/dev/null)" ]; }
+
+# For make check only; "-": no such package there, the check that needs it is skipped.
+wanted_for_check() {
+    cat <<'LIST'
+cmd clang clang clang -
+clang_rt clang-rt libclang-rt-dev compiler-rt -
+cmd clang-format clang-format clang-tools-extra clang-format
+cmd clang-tidy clang-tidy clang-tools-extra -
+cmd run-clang-tidy clang-tidy clang-tools-extra -
+cmd aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu gcc-aarch64-linux-gnu -
+cmd qemu-aarch64 qemu-user qemu-user -
+cmd node nodejs nodejs node
+cmd npm npm npm -
+LIST
+}
 
 # One line each: what is looked for, then its package for apt, dnf and brew ("-": comes with it).
 wanted() {
@@ -36,7 +58,12 @@ fi
 missing=
 packages=
 while read -r kind name apt dnf brew; do
-    if [ "$kind" = cmd ]; then has_cmd "$name" && continue; else has_lib "$name" && continue; fi
+    [ -n "$kind" ] || continue
+    case $kind in
+    cmd) has_cmd "$name" && continue ;;
+    lib) has_lib "$name" && continue ;;
+    clang_rt) has_clang_rt && continue ;;
+    esac
     missing="$missing $name"
     case $manager in
     apt) package=$apt ;;
@@ -47,6 +74,7 @@ while read -r kind name apt dnf brew; do
     [ "$package" = - ] || packages="$packages $package"
 done <<EOF_WANTED
 $(wanted)
+$([ $is_check = 0 ] || wanted_for_check)
 EOF_WANTED
 # A compiler without the C library's headers is half there (Debian's gcc only recommends them).
 if has_cmd cc && ! printf '#include <stdio.h>\n' | cc -E - >/dev/null 2>&1; then
@@ -57,10 +85,13 @@ elif ! has_cmd cc && [ $manager = apt ]; then
     packages="$packages libc6-dev"
 fi
 [ -n "$missing" ] || exit 0
+[ -n "$packages" ] || { [ $manager != none ] && exit 0; }
+# What only some checks need must not stop the others.
+failure=$((1 - is_check))
 
 if [ $manager = none ]; then
     echo "setup: missing:$missing; install them with your system's package manager" >&2
-    exit 1
+    exit $failure
 fi
 if [ $manager = brew ]; then
     # brew refuses to run as root, and needs no more than the user.
@@ -85,7 +116,7 @@ if [ "$(id -u)" -ne 0 ]; then
         *) command="dnf install -y$packages" ;;
         esac
         echo "setup: missing:$missing; run this as root: $command" >&2
-        exit 1
+        exit $failure
     fi
 fi
 echo "setup: installing$packages"

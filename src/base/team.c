@@ -11,9 +11,11 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-// A barrier's wait is mostly the imbalance of one phase, some microseconds; a sleep and wake cost
-// about 50. Between runs nobody knows how long the pause is, so members sleep sooner.
-enum { SPINS_BARRIER = 20000, SPINS_IDLE = 4000 };
+// A wait is mostly the imbalance of one phase, some microseconds; a sleep and wake cost about 50. A
+// pause takes 40 to 140 cycles, so this many spin for 30 to 100 microseconds. Who is still waiting
+// then offers its CPU to others a few times (on a busy machine the member it waits for may need
+// just that one) before it sleeps.
+enum { N_SPINS = 2000, N_YIELDS = 20 };
 
 struct td_team {
     uint32_t n;
@@ -52,11 +54,14 @@ static void cpu_relax(void)
 }
 
 // Returns when *word is no longer `old`.
-static void wait_change(struct td_team *t, _Atomic uint32_t *word, uint32_t old, uint32_t n_spins)
+static void wait_change(struct td_team *t, _Atomic uint32_t *word, uint32_t old)
 {
-    for (uint32_t i = 0; i < n_spins; i++) {
+    for (uint32_t i = 0; i < N_SPINS + N_YIELDS; i++) {
         if (atomic_load_explicit(word, memory_order_acquire) != old) return;
-        cpu_relax();
+        if (i < N_SPINS)
+            cpu_relax();
+        else
+            sched_yield();
     }
     pthread_mutex_lock(&t->mutex);
     // Sequentially consistent, as is the store in change(): either the changer sees the sleeper and
@@ -91,7 +96,7 @@ void td_team_barrier(struct td_member *me)
         change(t, &t->phase);
         return;
     }
-    wait_change(t, &t->phase, phase, SPINS_BARRIER);
+    wait_change(t, &t->phase, phase);
 }
 
 bool td_team_claim(struct td_member *me, uint32_t n_items, uint32_t *item_out)
@@ -109,7 +114,7 @@ static void *member_main(void *arg)
     struct td_team *t = me->team;
     uint32_t seen = 0;
     for (;;) {
-        wait_change(t, &t->generation, seen, SPINS_IDLE);
+        wait_change(t, &t->generation, seen);
         seen++;
         if (t->is_closing) return NULL;
         t->fn(t->ctx, me);
