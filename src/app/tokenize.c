@@ -15,7 +15,8 @@
 #define MAX_IDS_TEXT (MAX_TEXT * 11)
 
 struct input {
-    struct td_gguf *gguf;
+    struct td_model *model; // of synth:NAME; owns its directory
+    struct td_gguf *gguf;   // of a file
     struct td_tokenizer *tokenizer;
     char *text; // of -f, or the arguments joined by spaces
     size_t size_bytes;
@@ -41,6 +42,7 @@ static void close_input(struct input *in)
 {
     td_tokenizer_close(in->tokenizer);
     td_gguf_close(in->gguf);
+    td_model_close(in->model);
     free(in->text);
 }
 
@@ -48,8 +50,17 @@ static int open_input(struct input *in, const struct td_config *cfg, uint64_t ma
                       struct td_error *err)
 {
     *in = (struct input){0};
-    int code = td_gguf_open(&in->gguf, td_opt_text(cfg, TD_OPT_MODEL), err);
-    if (!code) code = td_tokenizer_open(&in->tokenizer, in->gguf, err);
+    const char *path = td_opt_text(cfg, TD_OPT_MODEL);
+    int code = td_app_check_model_path(path, err);
+    if (code) return code;
+    if (strncmp(path, "synth:", 6) == 0) {
+        const struct td_model_options options = {.header_only = true};
+        code = td_model_open(&in->model, path, &options, err);
+        if (!code) code = td_tokenizer_open(&in->tokenizer, in->model->gguf, err);
+    } else {
+        code = td_gguf_open(&in->gguf, path, err);
+        if (!code) code = td_tokenizer_open(&in->tokenizer, in->gguf, err);
+    }
     if (code) return code;
     const char *file = td_opt_text(cfg, TD_OPT_FILE);
     return file ? td_app_read_file(file, max_bytes, &in->text, &in->size_bytes, err)

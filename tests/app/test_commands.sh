@@ -53,6 +53,25 @@ ok "$TANDEM" eval -m "$TMP/a.gguf" --tokens "$TMP/ids" --logits "$TMP/file.npy"
 ok "$TANDEM" eval -m synth:tiny,layers=2,seed=7 --tokens "$TMP/ids" --logits "$TMP/memory.npy"
 same "$TMP/file.npy" "$TMP/memory.npy"
 
+# tokenize and back
+text='Hello, world! 123 <|start|>'
+ok "$TANDEM" tokenize -m "$TMP/a.gguf" "$text"
+ids=$(cat "$TMP/out")
+# shellcheck disable=SC2086 # a list of ids
+ok "$TANDEM" detokenize -m "$TMP/a.gguf" $ids
+n_checks=$((n_checks + 1))
+[ "$(cat "$TMP/out")" = "$text" ] || failed "the text does not come back"
+printf '%s' "$text" >"$TMP/text"
+ok "$TANDEM" tokenize -m synth:tiny,layers=2 -f "$TMP/text" --json
+mv "$TMP/out" "$TMP/ids.json"
+n_checks=$((n_checks + 1))
+[ "$(tr -d '[],' <"$TMP/ids.json")" = "$ids" ] || failed "--json gives other ids"
+ok "$TANDEM" detokenize -m "$TMP/a.gguf" -f "$TMP/ids.json"
+same "$TMP/out" "$TMP/text"
+ok "$TANDEM" tokenize -m "$TMP/a.gguf" --special "$text"
+n_checks=$((n_checks + 1))
+[ "$(wc -w <"$TMP/out")" -lt "$(echo "$ids" | wc -w)" ] || failed "--special changes nothing"
+
 # run: the same seed gives the same text, a temperature of 0 needs none
 ok "$TANDEM" run -m "$TMP/a.gguf" --raw -p "Once upon a time" -n 8 -s 1 --stats none
 cp "$TMP/out" "$TMP/one"

@@ -40,7 +40,14 @@ mistake 2 "--ppl needs a text" "$TANDEM" eval -m "$M" --tokens "$TOKENS" --ppl
 mistake 2 "--kl needs token ids" "$TANDEM" eval -m "$M" -f x --kl y
 mistake 2 "--last goes with --logits" "$TANDEM" eval -m "$M" --tokens "$TOKENS" --kl y --last
 
+mistake 2 "'tokenize' needs a model" "$TANDEM" tokenize hello
+mistake 2 "no text given" "$TANDEM" tokenize -m "$M"
+mistake 2 "not from both" "$TANDEM" tokenize -m "$M" -f x hello
+mistake 1 "ids are numbers" "$TANDEM" detokenize -m "$M" one
+mistake 1 "is not below 2000" "$TANDEM" detokenize -m "$M" 2000
+
 # Files.
+mistake 1 "$TMP/none.gguf: no such file" "$TANDEM" tokenize -m "$TMP/none.gguf" hello
 mistake 1 "$TMP/none.gguf: no such file" "$TANDEM" run -m "$TMP/none.gguf" -p hi
 mistake 1 "$TMP: a folder" "$TANDEM" run -m "$TMP" -p hi
 printf '<html>not found</html>' >"$TMP/page.gguf"
