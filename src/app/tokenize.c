@@ -104,6 +104,11 @@ int td_cmd_tokenize(const struct td_config *cfg)
     return rc;
 }
 
+static bool is_separator(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == ',' || c == '[' || c == ']';
+}
+
 // Reads ids: numbers with white space or commas between, brackets around them allowed, so that
 // both forms that tokenize prints (and a JSON array) are read.
 static int parse_ids(const struct input *in, struct td_ids *ids, struct td_error *err)
@@ -111,7 +116,7 @@ static int parse_ids(const struct input *in, struct td_ids *ids, struct td_error
     const uint32_t n_vocab = td_tokenizer_n_vocab(in->tokenizer);
     const char *p = in->text, *end = in->text + in->size_bytes;
     while (p < end) {
-        if (memchr(" \t\r\n,[]", *p, 7)) {
+        if (is_separator(*p)) {
             p++;
             continue;
         }
@@ -119,7 +124,7 @@ static int parse_ids(const struct input *in, struct td_ids *ids, struct td_error
         uint64_t id = 0;
         while (p < end && *p >= '0' && *p <= '9' && id < n_vocab)
             id = id * 10 + (uint64_t)(*p++ - '0');
-        const bool is_number = p > word && (p == end || memchr(" \t\r\n,[]", *p, 7));
+        const bool is_number = p > word && (p == end || is_separator(*p));
         if (id >= n_vocab)
             return td_fail(err, TD_EARG, "an id at byte %zu is not below %u, the tokens there are",
                            (size_t)(word - in->text), n_vocab);

@@ -247,27 +247,21 @@ static void put_type(struct td_text *b, const json_t *schema, size_t indent, uin
 {
     const json_t *variants = json_object_get(schema, "oneOf");
     const json_t *types = json_object_get(schema, "type");
-    const char *type = json_string_value(types);
-    if (depth > MAX_DEPTH) {
-        td_text_puts(b, "any");
-    } else if (json_is_array(variants)) {
+    const char *type = depth > MAX_DEPTH ? NULL : json_string_value(types);
+    if (depth <= MAX_DEPTH && json_is_array(variants)) {
         put_one_of(b, variants, indent, depth);
-    } else if (json_is_array(types) && put_union(b, types)) {
-        return;
-    } else if (!type) {
-        td_text_puts(b, "any");
-    } else if (strcmp(type, "object") == 0) {
+    } else if (type && strcmp(type, "object") == 0) {
         put_object(b, schema, indent, depth);
-    } else if (strcmp(type, "string") == 0) {
+    } else if (type && strcmp(type, "string") == 0) {
         put_enum(b, schema);
-    } else if (strcmp(type, "array") == 0) {
+    } else if (type && strcmp(type, "array") == 0) {
         const json_t *items = json_object_get(schema, "items");
         if (items) put_type(b, items, indent, depth + 1);
         td_text_puts(b, items ? "[]" : "Array<any>");
-    } else if (strcmp(type, "number") == 0 || strcmp(type, "integer") == 0 ||
-               strcmp(type, "boolean") == 0) {
+    } else if (type && (strcmp(type, "number") == 0 || strcmp(type, "integer") == 0 ||
+                        strcmp(type, "boolean") == 0)) {
         td_text_puts(b, simple_name(type));
-    } else {
+    } else if (!json_is_array(types) || !put_union(b, types)) {
         td_text_puts(b, "any");
     }
 }

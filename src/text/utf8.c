@@ -73,8 +73,9 @@ size_t td_utf8_valid(const char *text, size_t size_bytes)
 
 static size_t put_replacement(char *out)
 {
-    memcpy(out, "\xEF\xBF\xBD", 3); // U+FFFD
-    return 3;
+    static const char replacement[3] = {'\xEF', '\xBF', '\xBD'}; // U+FFFD
+    memcpy(out, replacement, sizeof(replacement));
+    return sizeof(replacement);
 }
 
 // Takes whole characters from the start of in; what may still become one is left.

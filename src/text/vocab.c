@@ -75,7 +75,9 @@ static struct readable readable(const char *at, size_t n)
 {
     struct readable r = {{0}};
     const size_t n_shown = n < 40 ? n : 40;
-    for (size_t i = 0; i < n_shown; i++) r.text[i] = at[i] >= 0x20 && at[i] < 0x7f ? at[i] : '?';
+    memset(r.text, '?', n_shown);
+    for (size_t i = 0; i < n_shown; i++)
+        if (at[i] >= 0x20 && at[i] < 0x7f) r.text[i] = at[i];
     if (n > n_shown) memcpy(r.text + n_shown, "...", 3);
     return r;
 }
@@ -275,8 +277,8 @@ static int allocate(struct loader *l)
     t->tokens_mask = table_slots(n) - 1;
     t->merges_mask = table_slots(l->merges.n) - 1;
     t->bytes = malloc(total + 1);
-    t->at = malloc(((size_t)n + 1) * sizeof(*t->at));
-    t->types = malloc(n);
+    t->at = calloc((size_t)n + 1, sizeof(*t->at));
+    t->types = malloc((size_t)n + 1);
     t->tokens = calloc((size_t)t->tokens_mask + 1, sizeof(*t->tokens));
     t->merges = calloc((size_t)t->merges_mask + 1, sizeof(*t->merges));
     if (!t->bytes || !t->at || !t->types || !t->tokens || !t->merges) return no_memory(l);
@@ -504,7 +506,8 @@ int td_vocab_load(struct td_tokenizer *t, const struct td_gguf *g, struct td_err
     struct loader l = {.t = t, .path = td_gguf_path(g), .err = err};
     alphabet(l.byte_of);
     l.batch = malloc(sizeof(*l.batch));
-    int code = l.batch ? read_arrays(&l, g) : no_memory(&l);
+    if (!l.batch) return no_memory(&l);
+    int code = read_arrays(&l, g);
     if (!code) code = allocate(&l);
     if (!code) code = load_tokens(&l);
     if (!code) code = load_merges(&l);

@@ -17,6 +17,7 @@ static const char *const small_merges[][2] = {
     {"1", "2"},       {"12", "3"},          {"\r", "\n"},     {"\n", "\n"},     {"'", "s"},
     {"\xE4", "\xB8"}, {"\xE4\xB8", "\xAD"}, {"\xFF", "\xFF"}, {"\xF0", "\x9F"}, {"i", "n"},
     {"t", "o"},       {"a", "b"},           {"b", "c"},       {"ab", "c"},      {"/", "/"},
+    {"\n", "/"},
 };
 #define SMALL_N_MERGES (sizeof(small_merges) / sizeof(small_merges[0]))
 

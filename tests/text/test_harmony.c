@@ -66,6 +66,8 @@ static void check(const struct td_chat *chat, const char *expected)
     assert_string_equal(rendered, expected);
 }
 
+// Literals are pasted together: no parentheses.
+// NOLINTBEGIN(bugprone-macro-parentheses)
 #define MSG(r, text)                                                                               \
     {                                                                                              \
         .role = TD_ROLE_##r, .content = text, .content_bytes = sizeof(text) - 1                    \
@@ -84,6 +86,8 @@ static void check(const struct td_chat *chat, const char *expected)
           "message."
 #define SYSTEM(effort) SYSTEM_UPTO_CHANNELS("", effort) END
 #define TOOLS_LINE     "\nCalls to these tools must go to the commentary channel: 'functions'."
+
+// NOLINTEND(bugprone-macro-parentheses)
 
 // "System message format", "Chat conversation format"
 static void test_simple(void **state)

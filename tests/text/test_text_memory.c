@@ -12,6 +12,8 @@
 
 #include <cmocka.h>
 
+// The names are the linker's.
+// NOLINTBEGIN(bugprone-reserved-identifier)
 void *__real_malloc(size_t n);
 void *__real_calloc(size_t n, size_t size);
 void *__real_realloc(void *p, size_t n);
@@ -41,6 +43,8 @@ void *__wrap_realloc(void *p, size_t n)
 {
     return is_denied() ? NULL : __real_realloc(p, n);
 }
+
+// NOLINTEND(bugprone-reserved-identifier)
 
 static void test_open(void **state)
 {

@@ -88,8 +88,9 @@ static void test_pieces(void **state)
     // The last space before a word belongs to the word.
     assert_string_equal(bars(o.t, "     a", false), "    | |a");
     assert_string_equal(bars(o.t, "a\r\n\n  b", false), "a|\r\n|\n| | |b");
-    // Only o200k takes slashes after punctuation into the piece.
-    assert_string_equal(bars(o.t, "!//", false), "!|//");
+    // Only o200k takes slashes behind a line's end into the piece.
+    assert_string_equal(bars(o.t, "!\n/", false), "!|\n/");
+    assert_string_equal(bars(l.t, "!\n/", false), "!|\n|/");
     close_small(&o);
     close_small(&l);
     close_small(&q);
