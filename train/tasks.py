@@ -22,7 +22,8 @@ def recall(tok, seed, distance):
     target = facts[r.randrange(len(facts))]
     # At least three other names have the same attribute.
     for i, f in enumerate(facts):
-        if f is not target and sum(g[1] == target[1] for g in facts) < 4 and f[0] != target[0]:
+        taken = any(g[:2] == (f[0], target[1]) for g in facts)
+        if not taken and sum(g[1] == target[1] for g in facts) < 4:
             facts[i] = (f[0], target[1], T.fact_value(s, target[1]))
     others = [f for f in facts if f is not target]
     n_before = 2 if distance > 100 else 3

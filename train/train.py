@@ -24,13 +24,15 @@ from model import Config, Model
 # memory. That keeps both cores busy where threads would wait for each other in every operation.
 N_RANKS = 2
 
-# steps, tokens a conversation, conversations per rank, share that open with the system message,
-# MXFP4 in the forward pass, learning rate from and to (relative)
+# A rank reads this many tokens a step (one conversation of 4096 where that is more).
+TOKENS = 2048
+
+# steps, lengths of conversations in turn, share that open with the system message, MXFP4 in the
+# forward pass, learning rate from and to (relative)
 PHASES = [
-    (2500, 256, 8, 0.12, False, 1.0, 1.0),
-    (600, 512, 8, 0.5, True, 1.0, 0.6),
-    (300, 1024, 4, 0.7, True, 0.6, 0.3),
-    (200, 4096, 1, 1.0, True, 0.3, 0.03),
+    (2500, [256], 0.12, False, 1.0, 1.0),
+    (1200, [256, 512, 256, 1024], 0.5, True, 1.0, 0.7),
+    (1200, [256, 1024, 512, 4096], 0.8, True, 0.7, 0.03),
 ]
 
 
@@ -145,10 +147,12 @@ def rank_main(rank, a, model, grads, barrier):
     mean, n_mean = 0.0, 0
     while step < total:
         at = step
-        for n_steps, length, n, p_system, quant, lr0, lr1 in phases:
+        for n_steps, lengths, p_system, quant, lr0, lr1 in phases:
             if at < n_steps:
                 break
             at -= n_steps
+        length = lengths[step % len(lengths)]
+        n = max(1, TOKENS // length)
         model.quant = quant
         scale = min((step + 1) / 50, lr0 + (lr1 - lr0) * at / n_steps)
         x, tgt, w = batch(tok, f"{a.seed}.{rank}", step, length, n, p_system)
@@ -178,14 +182,14 @@ def rank_main(rank, a, model, grads, barrier):
             now = time.time()
             spent += now - t_last
             t_last = now
-            rows.writerow(["loss", step, seen, round(spent, 1), length, round(mean / n_mean, 4)])
+            rows.writerow(["loss", step, seen, round(spent, 1), max(lengths), round(mean / n_mean, 4)])
             log.flush()
-            print(f"{step:5d} {seen / 1e6:6.2f}M {spent / 60:5.1f}min L={length} loss {mean / n_mean:.4f} aux {float(aux):.3f}", flush=True)
+            print(f"{step:5d} {seen / 1e6:6.2f}M {spent / 60:5.1f}min L<={max(lengths)} loss {mean / n_mean:.4f} aux {float(aux):.3f}", flush=True)
             mean, n_mean = 0.0, 0
         if rank == 0 and (step % a.eval_every == 0 or step == total):
-            names = [t for t in tasks.TASKS if t != "story" and not (t.startswith("recall@") and int(t[7:]) > max(200, length))]
+            names = [t for t in tasks.TASKS if t != "story" and not (t.startswith("recall@") and int(t[7:]) > max(200, *lengths))]
             sc = score(model, tok, names, 32, "dev")
-            rows.writerow(["score", step, seen, round(spent, 1), length, json.dumps(sc)])
+            rows.writerow(["score", step, seen, round(spent, 1), max(lengths), json.dumps(sc)])
             log.flush()
             print("      " + "  ".join(f"{k} {v:.2f}" for k, v in sc.items()), flush=True)
             t_last = time.time()
