@@ -7,6 +7,7 @@
 #include "base/num.h"
 #include "small_vocab.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -393,6 +394,35 @@ static void test_utf8_stream(void **state)
 #undef CHECK
 }
 
+static void *encode_often(void *ctx)
+{
+    static const char text[] = "hello wall 123 aaaaaaaaaaaaaaaa \xFF\xFF <|start|> \xE4\xB8\xAD";
+    uintptr_t n_bad = 0;
+    for (int i = 0; i < 200; i++) {
+        struct td_ids ids = {0};
+        n_bad += td_encode(ctx, text, sizeof(text) - 1, i % 2 == 0, &ids, NULL) != TD_OK;
+        n_bad += ids.n == 0;
+        td_ids_free(&ids);
+    }
+    return (void *)n_bad; // NOLINT(performance-no-int-to-ptr): a count, not an address
+}
+
+// One tokenizer, several threads: for the sanitizer.
+static void test_threads(void **state)
+{
+    (void)state;
+    struct fixture f = open_small("gpt-4o");
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, encode_often, f.t), 0);
+    for (int i = 0; i < 4; i++) {
+        void *n_bad = NULL;
+        assert_int_equal(pthread_join(threads[i], &n_bad), 0);
+        assert_null(n_bad);
+    }
+    close_small(&f);
+}
+
 static void test_ids(void **state)
 {
     (void)state;
@@ -411,7 +441,7 @@ int main(void)
         cmocka_unit_test(test_special),     cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_long_pieces), cmocka_unit_test(test_failed_encode_leaves_out_alone),
         cmocka_unit_test(test_bad_files),   cmocka_unit_test(test_utf8_stream),
-        cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_threads),     cmocka_unit_test(test_ids),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
