@@ -32,6 +32,17 @@ static bool has_f16c(void)
 }
 #endif
 
+#if defined(__aarch64__)
+static bool has_i8mm(void)
+{
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+#else
+    return false; // macOS: sysctl hw.optional.arm.FEAT_I8MM, once someone can test it
+#endif
+}
+#endif
+
 bool td_isa_supported(enum td_isa isa)
 {
     switch (isa) {
@@ -198,6 +209,10 @@ static void take_neon(struct td_kernels *k)
         .attend_f16 = td_attend_f16_neon,
         .attend_f32 = td_attend_f32_neon,
     };
+    if (has_i8mm()) {
+        k->mm_q8_0_q8 = td_mm_q8_0_q8_i8mm;
+        k->mm_mxfp4_q8 = td_mm_mxfp4_q8_i8mm;
+    }
 }
 #endif
 

@@ -62,10 +62,12 @@ static inline const float *td_q16_d(const void *row, uint32_t n)
 //       64-byte aligned
 //   scratch  TD_MM_SCRATCH_BYTES, 64-byte aligned, this thread's own
 //
+// A NaN is a NaN on every set, but not always the same one.
 // Bits of y[r][o] depend on w row o and x[r] only: not on n_rows, n_out or their neighbours.
 // Order, *_q8:  acc = 0; for each block b ascending: acc = fmaf(dw[b] * dx[b], (float)isum[b], acc)
 //               where isum is the exact integer dot product of the block. For MXFP4 isum is of the
-//               doubled E2M1 values (integers 0 1 2 3 4 6 8 12) and dw = 2^(e - 128).
+//               doubled E2M1 values (integers 0 1 2 3 4 6 8 12) and dw = 2^(e - 128),
+//               NaN for e = 255.
 // Order, *_q16: the same; isum is below 32 * 128 * 32767 < 2^31, exact, and (float)isum rounds to
 // even. Order, *_f32: 16 accumulators, element i goes to accumulator i % 16 by fmaf(w, x, acc),
 // ascending;
@@ -139,7 +141,7 @@ struct td_kernels {
     td_attend_fn *attend_f32;
 };
 
-// exp(x) for x <= 88; 0 below -87.33 and for -INFINITY; within 2 ulp of the true value. The same
+// exp(x) for x <= 88, infinity above; 0 below -87.33 and for -INFINITY; within 2 ulp of the true value. The same
 // bits on every instruction set: the vector versions do these very operations (generic/expf.h).
 float td_expf(float x);
 

@@ -232,12 +232,11 @@ TARGET static void tile_any(uint32_t n, const struct tile *t, float *const *y, c
     }
 }
 
-INLINE void many_rows(enum td_type type, struct scratch *s, const struct rows16 *w, float *const *y,
-                      const void *const *x, uint32_t n_in, uint32_t n_rows, uint32_t o,
-                      __mmask16 mask)
+// Panel times all rows; y[r] + o is where outputs go.
+INLINE void many_rows(enum td_type type, struct scratch *s, const struct tile *t, float *const *y,
+                      const void *const *x, uint32_t n_rows, uint32_t o)
 {
-    const struct tile t = {s, w, n_in, mask};
-    unpack(type, s->panel, w);
+    unpack(type, s->panel, t->w);
     // Tiles of nearly one size: 17 rows are 9 and 8, not 16 and 1.
     const uint32_t n_tiles = (n_rows + TILE_ROWS - 1) / TILE_ROWS;
     uint32_t r = 0;
@@ -246,11 +245,11 @@ INLINE void many_rows(enum td_type type, struct scratch *s, const struct rows16 
         float *yo[TILE_ROWS];
         for (uint32_t j = 0; j < n; j++) {
             yo[j] = y[r + j] + o;
-            const int32_t *sum = td_q8_s(x[r + j], n_in) + w->first;
-            for (uint32_t b = 0; b < w->n_blocks; b++)
-                s->offset[j][b] = -code_offset(type) * sum[b];
+            const int32_t *sum = td_q8_s(x[r + j], t->n_in) + t->w->first;
+            int32_t *offset = s->offset[j];
+            for (uint32_t b = 0; b < t->w->n_blocks; b++) offset[b] = -code_offset(type) * sum[b];
         }
-        tile_any(n, &t, yo, x + r);
+        tile_any(n, t, yo, x + r);
         r += n;
     }
 }
@@ -283,7 +282,8 @@ INLINE void mm(enum td_type type, float *const *y, const uint8_t *w, const void 
                                td_min_u32(step, n_blocks - b)};
             if (n < LANES) copy_rows(type, s->copy, &g, n);
             if (n_rows >= MIN_PANEL_ROWS) {
-                many_rows(type, s, &g, y, x, n_in, n_rows, o, mask);
+                const struct tile t = {s, &g, n_in, mask};
+                many_rows(type, s, &t, y, x, n_rows, o);
                 continue;
             }
             for (uint32_t r = 0; r < n_rows; r++) {

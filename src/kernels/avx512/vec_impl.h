@@ -25,7 +25,8 @@ INLINE __m256i load256(const void *p)
 // The first n lanes of 16.
 INLINE __mmask16 first_lanes(uint32_t n)
 {
-    return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1u);
+    const uint32_t bits = n >= 16 ? 0xffffu : (1u << n) - 1u;
+    return (__mmask16)bits;
 }
 
 // 16 weights as f32: elements i .. i + 15 of the row, i a multiple of 16.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Matrix products with 8-bit activations, for Arm with SDOT.
+// Matrix products with 8-bit activations, for Arm with SDOT, and with SMMLA where there is i8mm.
 //
 // Eight outputs are computed together, in the lanes of two vectors, so that the one float operation
 // per block and output, whose order is fixed, costs a quarter. Two ways to their integer sums:
@@ -8,7 +8,8 @@
 //              pairwise additions;
 //   many rows: the eight weight rows are unpacked once into a panel where a lane holds four
 //              consecutive elements of its output, so that SDOT by a lane of the activations does
-//              the rest.
+//              the rest. SMMLA multiplies two rows of eight by two rows of eight, twice the work of
+//              SDOT in one instruction: its panel has pairs of outputs, its sums are 2 x 2.
 // Same integers, same floats, same order: same bits.
 #include "kernels/neon/neon.h"
 
@@ -234,6 +235,123 @@ TARGET static void tile_any(uint32_t n, const struct tile *t, float *const *y, c
     default: tile_n(4, t, y, x); return;
     }
 }
+// A weight type, and how its panel is made and used.
+struct way {
+    enum td_type type;
+    void (*unpack)(uint8_t *panel, const struct rows8 *w);
+    void (*tile)(uint32_t n, const struct tile *t, float *const *y, const void *const *x);
+};
+
+TARGET static void unpack_q8_0(uint8_t *panel, const struct rows8 *w)
+{
+    unpack(TD_Q8_0, panel, w);
+}
+
+TARGET static void unpack_mxfp4(uint8_t *panel, const struct rows8 *w)
+{
+    unpack(TD_MXFP4, panel, w);
+}
+
+// As unpack, for SMMLA: for each eight elements, four pairs of outputs.
+INLINE void unpack_pairs(enum td_type type, uint8_t *panel, const struct rows8 *w)
+{
+    const uint8_t *p = w->p;
+    for (uint32_t b = 0; b < w->n_blocks; b++, p += block_bytes(type), panel += PANEL_BLOCK_BYTES) {
+        TD_UNROLL
+        for (int i = 0; i < 4; i++) {
+            int8x16_t v[4];
+            codes(type, p + (size_t)(2 * i) * w->stride, &v[0], &v[1]);
+            codes(type, p + (size_t)(2 * i + 1) * w->stride, &v[2], &v[3]);
+            TD_UNROLL
+            for (int h = 0; h < 2; h++) {
+                const int64x2_t even = vreinterpretq_s64_s8(v[h]);
+                const int64x2_t odd = vreinterpretq_s64_s8(v[2 + h]);
+                uint8_t *out = panel + 128 * h + 16 * i;
+                vst1q_u8(out, vreinterpretq_u8_s64(vzip1q_s64(even, odd)));
+                vst1q_u8(out + 64, vreinterpretq_u8_s64(vzip2q_s64(even, odd)));
+            }
+        }
+        const struct f32x8 d = scales8(type, p, w->stride);
+        vst1q_u8(panel + 256, vreinterpretq_u8_f32(d.v[0]));
+        vst1q_u8(panel + 272, vreinterpretq_u8_f32(d.v[1]));
+    }
+}
+
+TARGET static void unpack_pairs_q8_0(uint8_t *panel, const struct rows8 *w)
+{
+    unpack_pairs(TD_Q8_0, panel, w);
+}
+
+TARGET static void unpack_pairs_mxfp4(uint8_t *panel, const struct rows8 *w)
+{
+    unpack_pairs(TD_MXFP4, panel, w);
+}
+
+// Panel of pairs times four activation rows, two by two; of which the caller may want fewer.
+TARGET_I8MM static void tile_pairs(uint32_t n, const struct tile *t, float *const *y,
+                                   const void *const *x)
+{
+    const uint8_t *row[TILE_ROWS];
+    float32x4_t acc[2][4]; // pair of rows, pair of outputs
+    for (uint32_t r = 0; r < TILE_ROWS; r++) row[r] = x[td_min_u32(r, n - 1)];
+    TD_UNROLL
+    for (int j = 0; j < 2; j++) {
+        TD_UNROLL
+        for (int i = 0; i < 4; i++) acc[j][i] = vdupq_n_f32(0.0f);
+        if (t->w->first == 0) continue;
+        const struct f32x8 y0 = load_y(y[td_min_u32(2 * (uint32_t)j, n - 1)], t->n_out);
+        const struct f32x8 y1 = load_y(y[td_min_u32(2 * (uint32_t)j + 1, n - 1)], t->n_out);
+        TD_UNROLL
+        for (int g = 0; g < 2; g++) {
+            acc[j][2 * g] = vzip1q_f32(y0.v[g], y1.v[g]);
+            acc[j][2 * g + 1] = vzip2q_f32(y0.v[g], y1.v[g]);
+        }
+    }
+    const uint8_t *p = t->panel;
+    size_t i_q = (size_t)t->w->first * TD_QK;
+    size_t i_d = t->n_in + (size_t)t->w->first * 4;
+    for (uint32_t b = 0; b < t->w->n_blocks; b++, p += PANEL_BLOCK_BYTES, i_q += TD_QK, i_d += 4) {
+        int32x4_t sum[2][4];
+        TD_UNROLL
+        for (int i = 0; i < 4; i++) sum[0][i] = sum[1][i] = vdupq_n_s32(0);
+        TD_UNROLL
+        for (int k = 0; k < 4; k++) {
+            int8x16_t xk[2];
+            TD_UNROLL
+            for (int j = 0; j < 2; j++) {
+                xk[j] = vreinterpretq_s8_u8(vcombine_u8(vld1_u8(row[2 * j] + i_q + 8 * k),
+                                                        vld1_u8(row[2 * j + 1] + i_q + 8 * k)));
+            }
+            TD_UNROLL
+            for (int i = 0; i < 4; i++) {
+                const int8x16_t wi = vreinterpretq_s8_u8(vld1q_u8(p + 64 * k + 16 * i));
+                sum[0][i] = matmul_2x8(sum[0][i], wi, xk[0]);
+                sum[1][i] = matmul_2x8(sum[1][i], wi, xk[1]);
+            }
+        }
+        TD_UNROLL
+        for (int j = 0; j < 2; j++) {
+            const float dx[4] = {td_load_f32(row[2 * j] + i_d), td_load_f32(row[2 * j + 1] + i_d),
+                                 td_load_f32(row[2 * j] + i_d), td_load_f32(row[2 * j + 1] + i_d)};
+            const float32x4_t dxj = vld1q_f32(dx);
+            TD_UNROLL
+            for (int g = 0; g < 2; g++) {
+                const float32x4_t dw = vreinterpretq_f32_u8(vld1q_u8(p + 256 + 16 * g));
+                acc[j][2 * g] = vfmaq_f32(acc[j][2 * g], vmulq_f32(vzip1q_f32(dw, dw), dxj),
+                                          vcvtq_f32_s32(sum[j][2 * g]));
+                acc[j][2 * g + 1] = vfmaq_f32(acc[j][2 * g + 1], vmulq_f32(vzip2q_f32(dw, dw), dxj),
+                                              vcvtq_f32_s32(sum[j][2 * g + 1]));
+            }
+        }
+    }
+    for (uint32_t r = 0; r < n; r++) {
+        const float32x4_t *a = acc[r / 2];
+        const struct f32x8 even = {{vuzp1q_f32(a[0], a[1]), vuzp1q_f32(a[2], a[3])}};
+        const struct f32x8 odd = {{vuzp2q_f32(a[0], a[1]), vuzp2q_f32(a[2], a[3])}};
+        store_y(y[r], r % 2 ? odd : even, t->n_out);
+    }
+}
+
 // Fewer than eight outputs: their rows are copied, the last one repeated to make eight.
 INLINE void copy_rows(enum td_type type, uint8_t *copy, struct rows8 *w, uint32_t n)
 {
@@ -245,9 +363,10 @@ INLINE void copy_rows(enum td_type type, uint8_t *copy, struct rows8 *w, uint32_
     w->stride = n_bytes;
 }
 
-INLINE void mm(enum td_type type, float *const *y, const uint8_t *w, const void *const *x,
+INLINE void mm(const struct way *way, float *const *y, const uint8_t *w, const void *const *x,
                uint32_t n_in, uint32_t n_out, uint32_t n_rows, struct scratch *s)
 {
+    const enum td_type type = way->type;
     assert(n_in % TD_QK == 0);
     const uint32_t n_blocks = n_in / TD_QK;
     const size_t stride = n_blocks * block_bytes(type);
@@ -261,14 +380,14 @@ INLINE void mm(enum td_type type, float *const *y, const uint8_t *w, const void 
             struct rows8 g = {w + o * stride + b * block_bytes(type), stride, b,
                               td_min_u32(step, n_blocks - b)};
             if (n < LANES) copy_rows(type, s->copy, &g, n);
-            if (n_rows >= MIN_PANEL_ROWS) unpack(type, s->panel, &g);
+            if (n_rows >= MIN_PANEL_ROWS) way->unpack(s->panel, &g);
             const struct tile t = {s->panel, &g, n_in, n};
             for (uint32_t r = 0; r < n_rows; r += TILE_ROWS) {
                 float *yo[TILE_ROWS];
                 const uint32_t n_r = td_min_u32(n_rows - r, TILE_ROWS);
                 for (uint32_t j = 0; j < n_r; j++) yo[j] = y[r + j] + o;
                 if (n_rows >= MIN_PANEL_ROWS) {
-                    tile_any(n_r, &t, yo, x + r);
+                    way->tile(n_r, &t, yo, x + r);
                     continue;
                 }
                 for (uint32_t j = 0; j < n_r; j++) {
@@ -281,16 +400,33 @@ INLINE void mm(enum td_type type, float *const *y, const uint8_t *w, const void 
     }
 }
 
+static const struct way sdot_q8_0 = {TD_Q8_0, unpack_q8_0, tile_any};
+static const struct way sdot_mxfp4 = {TD_MXFP4, unpack_mxfp4, tile_any};
+static const struct way smmla_q8_0 = {TD_Q8_0, unpack_pairs_q8_0, tile_pairs};
+static const struct way smmla_mxfp4 = {TD_MXFP4, unpack_pairs_mxfp4, tile_pairs};
+
 TARGET void td_mm_q8_0_q8_neon(float *const *y, const void *w, const void *const *x, uint32_t n_in,
                                uint32_t n_out, uint32_t n_rows, void *scratch)
 {
-    mm(TD_Q8_0, y, w, x, n_in, n_out, n_rows, scratch);
+    mm(&sdot_q8_0, y, w, x, n_in, n_out, n_rows, scratch);
 }
 
 TARGET void td_mm_mxfp4_q8_neon(float *const *y, const void *w, const void *const *x, uint32_t n_in,
                                 uint32_t n_out, uint32_t n_rows, void *scratch)
 {
-    mm(TD_MXFP4, y, w, x, n_in, n_out, n_rows, scratch);
+    mm(&sdot_mxfp4, y, w, x, n_in, n_out, n_rows, scratch);
+}
+
+TARGET void td_mm_q8_0_q8_i8mm(float *const *y, const void *w, const void *const *x, uint32_t n_in,
+                               uint32_t n_out, uint32_t n_rows, void *scratch)
+{
+    mm(&smmla_q8_0, y, w, x, n_in, n_out, n_rows, scratch);
+}
+
+TARGET void td_mm_mxfp4_q8_i8mm(float *const *y, const void *w, const void *const *x, uint32_t n_in,
+                                uint32_t n_out, uint32_t n_rows, void *scratch)
+{
+    mm(&smmla_mxfp4, y, w, x, n_in, n_out, n_rows, scratch);
 }
 
 #endif

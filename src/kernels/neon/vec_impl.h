@@ -10,9 +10,11 @@
 #include <math.h>
 
 #if defined(__clang__)
-#define TARGET __attribute__((target("dotprod")))
+#define TARGET      __attribute__((target("dotprod")))
+#define TARGET_I8MM __attribute__((target("dotprod,i8mm")))
 #else
-#define TARGET __attribute__((target("arch=armv8.2-a+dotprod")))
+#define TARGET      __attribute__((target("arch=armv8.2-a+dotprod")))
+#define TARGET_I8MM __attribute__((target("arch=armv8.2-a+dotprod+i8mm")))
 #endif
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
@@ -31,6 +33,19 @@ INLINE int32x4_t dot_asm(int32x4_t acc, int8x16_t a, int8x16_t b)
 #define DOT_LANE(acc, a, b, LANE)                                                                  \
     dot_asm(acc, a, vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(b), LANE)))
 #endif
+
+// acc, 2 x 2, += rows (8 bytes each) of a times rows of b: a0 b0, a0 b1, a1 b0, a1 b1.
+static inline __attribute__((always_inline)) TARGET_I8MM int32x4_t matmul_2x8(int32x4_t acc,
+                                                                              int8x16_t a,
+                                                                              int8x16_t b)
+{
+#if !defined(__clang__) || defined(__ARM_FEATURE_MATMUL_INT8)
+    return vmmlaq_s32(acc, a, b);
+#else
+    __asm__("smmla %0.4s, %1.16b, %2.16b" : "+w"(acc) : "w"(a), "w"(b));
+    return acc;
+#endif
+}
 
 // The first n floats, zeros behind; n >= 4 is the usual case.
 INLINE float32x4_t load_n(const float *p, uint32_t n)
