@@ -127,88 +127,79 @@ static void take_generic(struct td_kernels *k)
 }
 
 #if defined(__x86_64__)
+// Each takes the slots it does better; the others stay as they were.
 static void take_avx2(struct td_kernels *k)
 {
-    *k = (struct td_kernels){
-        .isa = isa_names[TD_ISA_AVX2],
-        .quantize_q8 = td_quantize_q8_avx2,
-        .quantize_q16 = td_quantize_q16_generic,
-        .mm_f32_f32 = td_mm_f32_f32_avx2,
-        .mm_f16_f32 = td_mm_f16_f32_avx2,
-        .mm_bf16_f32 = td_mm_bf16_f32_avx2,
-        .mm_q8_0_f32 = td_mm_q8_0_f32_avx2,
-        .mm_mxfp4_f32 = td_mm_mxfp4_f32_avx2,
-        .mm_q8_0_q8 = td_mm_q8_0_q8_avx2,
-        .mm_q8_0_q16 = td_mm_q8_0_q16_generic,
-        .mm_mxfp4_q8 = td_mm_mxfp4_q8_avx2,
-        .row_f32 = td_row_f32_avx2,
-        .rmsnorm = td_rmsnorm_avx2,
-        .rope = td_rope_avx2,
-        .swiglu_clamped = td_swiglu_clamped_avx2,
-        .add = td_add_avx2,
-        .madd = td_madd_avx2,
-        .scale = td_scale_avx2,
-        .f16_of_f32 = td_f16_of_f32_avx2,
-        .f32_of_f16 = td_f32_of_f16_avx2,
-        .attend_f16 = td_attend_f16_avx2,
-        .attend_f32 = td_attend_f32_avx2,
-    };
+    k->isa = isa_names[TD_ISA_AVX2];
+    k->quantize_q8 = td_quantize_q8_avx2;
+    k->mm_f32_f32 = td_mm_f32_f32_avx2;
+    k->mm_f16_f32 = td_mm_f16_f32_avx2;
+    k->mm_bf16_f32 = td_mm_bf16_f32_avx2;
+    k->mm_q8_0_f32 = td_mm_q8_0_f32_avx2;
+    k->mm_mxfp4_f32 = td_mm_mxfp4_f32_avx2;
+    k->mm_q8_0_q8 = td_mm_q8_0_q8_avx2;
+    k->mm_mxfp4_q8 = td_mm_mxfp4_q8_avx2;
+    k->row_f32 = td_row_f32_avx2;
+    k->rmsnorm = td_rmsnorm_avx2;
+    k->rope = td_rope_avx2;
+    k->swiglu_clamped = td_swiglu_clamped_avx2;
+    k->add = td_add_avx2;
+    k->madd = td_madd_avx2;
+    k->scale = td_scale_avx2;
+    k->f16_of_f32 = td_f16_of_f32_avx2;
+    k->f32_of_f16 = td_f32_of_f16_avx2;
+    k->attend_f16 = td_attend_f16_avx2;
+    k->attend_f32 = td_attend_f32_avx2;
 }
 
 static void take_avx512(struct td_kernels *k)
 {
-    *k = (struct td_kernels){
-        .isa = isa_names[TD_ISA_AVX512],
-        .quantize_q8 = td_quantize_q8_avx512,
-        .quantize_q16 = td_quantize_q16_generic,
-        .mm_f32_f32 = td_mm_f32_f32_avx512,
-        .mm_f16_f32 = td_mm_f16_f32_avx512,
-        .mm_bf16_f32 = td_mm_bf16_f32_avx512,
-        .mm_q8_0_f32 = td_mm_q8_0_f32_avx512,
-        .mm_mxfp4_f32 = td_mm_mxfp4_f32_avx512,
-        .mm_q8_0_q8 = td_mm_q8_0_q8_avx512,
-        .mm_q8_0_q16 = td_mm_q8_0_q16_generic,
-        .mm_mxfp4_q8 = td_mm_mxfp4_q8_avx512,
-        .row_f32 = td_row_f32_avx512,
-        .rmsnorm = td_rmsnorm_avx512,
-        .rope = td_rope_avx512,
-        .swiglu_clamped = td_swiglu_clamped_avx512,
-        .add = td_add_avx512,
-        .madd = td_madd_avx512,
-        .scale = td_scale_avx512,
-        .f16_of_f32 = td_f16_of_f32_avx512,
-        .f32_of_f16 = td_f32_of_f16_avx512,
-        .attend_f16 = td_attend_f16_avx512,
-        .attend_f32 = td_attend_f32_avx512,
-    };
+    k->isa = isa_names[TD_ISA_AVX512];
+    k->quantize_q8 = td_quantize_q8_avx512;
+    k->mm_f32_f32 = td_mm_f32_f32_avx512;
+    k->mm_f16_f32 = td_mm_f16_f32_avx512;
+    k->mm_bf16_f32 = td_mm_bf16_f32_avx512;
+    k->mm_q8_0_f32 = td_mm_q8_0_f32_avx512;
+    k->mm_mxfp4_f32 = td_mm_mxfp4_f32_avx512;
+    k->mm_q8_0_q8 = td_mm_q8_0_q8_avx512;
+    k->mm_mxfp4_q8 = td_mm_mxfp4_q8_avx512;
+    k->row_f32 = td_row_f32_avx512;
+    k->rmsnorm = td_rmsnorm_avx512;
+    k->rope = td_rope_avx512;
+    k->swiglu_clamped = td_swiglu_clamped_avx512;
+    k->add = td_add_avx512;
+    k->madd = td_madd_avx512;
+    k->scale = td_scale_avx512;
+    k->f16_of_f32 = td_f16_of_f32_avx512;
+    k->f32_of_f16 = td_f32_of_f16_avx512;
+    k->attend_f16 = td_attend_f16_avx512;
+    k->attend_f32 = td_attend_f32_avx512;
 }
 #endif
 
 #if defined(__aarch64__)
 static void take_neon(struct td_kernels *k)
 {
-    *k = (struct td_kernels){
-        .isa = isa_names[TD_ISA_NEON],
-        .quantize_q8 = td_quantize_q8_neon,
-        .mm_f32_f32 = td_mm_f32_f32_neon,
-        .mm_f16_f32 = td_mm_f16_f32_neon,
-        .mm_bf16_f32 = td_mm_bf16_f32_neon,
-        .mm_q8_0_f32 = td_mm_q8_0_f32_neon,
-        .mm_mxfp4_f32 = td_mm_mxfp4_f32_neon,
-        .mm_q8_0_q8 = td_mm_q8_0_q8_neon,
-        .mm_mxfp4_q8 = td_mm_mxfp4_q8_neon,
-        .row_f32 = td_row_f32_neon,
-        .rmsnorm = td_rmsnorm_neon,
-        .rope = td_rope_neon,
-        .swiglu_clamped = td_swiglu_clamped_neon,
-        .add = td_add_neon,
-        .madd = td_madd_neon,
-        .scale = td_scale_neon,
-        .f16_of_f32 = td_f16_of_f32_neon,
-        .f32_of_f16 = td_f32_of_f16_neon,
-        .attend_f16 = td_attend_f16_neon,
-        .attend_f32 = td_attend_f32_neon,
-    };
+    k->isa = isa_names[TD_ISA_NEON];
+    k->quantize_q8 = td_quantize_q8_neon;
+    k->mm_f32_f32 = td_mm_f32_f32_neon;
+    k->mm_f16_f32 = td_mm_f16_f32_neon;
+    k->mm_bf16_f32 = td_mm_bf16_f32_neon;
+    k->mm_q8_0_f32 = td_mm_q8_0_f32_neon;
+    k->mm_mxfp4_f32 = td_mm_mxfp4_f32_neon;
+    k->mm_q8_0_q8 = td_mm_q8_0_q8_neon;
+    k->mm_mxfp4_q8 = td_mm_mxfp4_q8_neon;
+    k->row_f32 = td_row_f32_neon;
+    k->rmsnorm = td_rmsnorm_neon;
+    k->rope = td_rope_neon;
+    k->swiglu_clamped = td_swiglu_clamped_neon;
+    k->add = td_add_neon;
+    k->madd = td_madd_neon;
+    k->scale = td_scale_neon;
+    k->f16_of_f32 = td_f16_of_f32_neon;
+    k->f32_of_f16 = td_f32_of_f16_neon;
+    k->attend_f16 = td_attend_f16_neon;
+    k->attend_f32 = td_attend_f32_neon;
     if (has_i8mm()) {
         k->mm_q8_0_q8 = td_mm_q8_0_q8_i8mm;
         k->mm_mxfp4_q8 = td_mm_mxfp4_q8_i8mm;

@@ -69,7 +69,8 @@ static inline const float *td_q16_d(const void *row, uint32_t n)
 //               doubled E2M1 values (integers 0 1 2 3 4 6 8 12) and dw = 2^(e - 128),
 //               NaN for e = 255.
 // Order, *_q16: the same; isum is below 32 * 128 * 32767 < 2^31, exact, and (float)isum rounds to
-// even. Order, *_f32: 16 accumulators, element i goes to accumulator i % 16 by fmaf(w, x, acc),
+//               nearest even.
+// Order, *_f32: 16 accumulators, element i goes to accumulator i % 16 by fmaf(w, x, acc),
 // ascending;
 //               folded 16 -> 8 -> 4 -> 2 -> 1 by adding the upper half to the lower.
 //               w is converted to f32 exactly first (MXFP4, Q8_0: code times scale, rounded once).
@@ -141,8 +142,9 @@ struct td_kernels {
     td_attend_fn *attend_f32;
 };
 
-// exp(x) for x <= 88, infinity above; 0 below -87.33 and for -INFINITY; within 2 ulp of the true value. The same
-// bits on every instruction set: the vector versions do these very operations (generic/expf.h).
+// exp(x) for x <= 88, infinity above; 0 below -87.33 and for -INFINITY; within 2 ulp of the true
+// value. The same bits on every instruction set: the vector versions do these very operations
+// (generic/expf.h).
 float td_expf(float x);
 
 // Instruction sets, ordered from weakest; a mask can only lower what the machine has.
