@@ -85,29 +85,41 @@ static void named_corner_shapes(void **state)
     assert_true(n_compared > 600);
 }
 
+// Uniform in [low, high].
+static unsigned pick(struct td_rng *rng, unsigned low, unsigned high)
+{
+    return low + (unsigned)(td_rng_u64(rng) % (high - low + 1));
+}
+
 static void random_shapes(void **state)
 {
     (void)state;
+    static const char *const types[] = {"F32", "F16", "BF16", "Q8_0", "MXFP4"};
     struct td_rng rng = {20261122};
     uint32_t n_compared = 0;
-    for (int i = 0; i < 12; i++) {
-        const uint32_t kv_heads = 1 + (uint32_t)(td_rng_u64(&rng) % 4);
-        const uint32_t heads = kv_heads * (1 + (uint32_t)(td_rng_u64(&rng) % 5));
-        const uint32_t experts = 1 + (uint32_t)(td_rng_u64(&rng) % 13);
-        const uint32_t top_k = 1 + (uint32_t)(td_rng_u64(&rng) % experts);
-        static const char *const types[] = {"F32", "F16", "BF16", "Q8_0", "MXFP4"};
+    for (unsigned i = 0; i < 12; i++) {
+        // One draw a statement: the order of arguments' evaluation is the compiler's.
+        const unsigned kv_heads = pick(&rng, 1, 4);
+        const unsigned heads = kv_heads * pick(&rng, 1, 5);
+        // Blocks of 32 must fill a row of the attention output.
+        const unsigned head_dim = heads % 2 == 0 ? 16 * pick(&rng, 1, 5) : 32 * pick(&rng, 1, 3);
+        const unsigned layers = pick(&rng, 1, 4), hidden = 32 * pick(&rng, 1, 5),
+                       ff = 32 * pick(&rng, 1, 5);
+        const unsigned experts = pick(&rng, 1, 13);
+        const unsigned top_k = pick(&rng, 1, experts);
+        const unsigned vocab = pick(&rng, 512, 1100);
+        const unsigned window = pick(&rng, 1, 150);
+        const char *experts_type = types[pick(&rng, 0, 4)];
+        const char *attn_type = types[pick(&rng, 0, 4)];
+        const char *embd_type = types[pick(&rng, 0, 4)];
         char name[256];
         snprintf(
             name, sizeof(name),
-            "synth:tiny,seed=%d,layers=%u,hidden=%u,heads=%u,kv-heads=%u,head-dim=%u,experts=%u,"
+            "synth:tiny,seed=%u,layers=%u,hidden=%u,heads=%u,kv-heads=%u,head-dim=%u,experts=%u,"
             "top-k=%u,ff=%u,vocab=%u,window=%u,experts-type=%s,attn-type=%s,embd-type=%s",
-            i + 100, 1 + (unsigned)(td_rng_u64(&rng) % 4),
-            32 * (1 + (unsigned)(td_rng_u64(&rng) % 5)), heads, kv_heads,
-            16 * (1 + (unsigned)(td_rng_u64(&rng) % 5)), experts, top_k,
-            32 * (1 + (unsigned)(td_rng_u64(&rng) % 5)), 512 + (unsigned)(td_rng_u64(&rng) % 600),
-            1 + (unsigned)(td_rng_u64(&rng) % 150), types[td_rng_u64(&rng) % 5],
-            types[td_rng_u64(&rng) % 5], types[td_rng_u64(&rng) % 5]);
-        n_compared += compare_shape(name, 1 + (uint32_t)(td_rng_u64(&rng) % 150), &rng);
+            100 + i, layers, hidden, heads, kv_heads, head_dim, experts, top_k, ff, vocab, window,
+            experts_type, attn_type, embd_type);
+        n_compared += compare_shape(name, pick(&rng, 1, 150), &rng);
     }
     assert_true(n_compared > 200);
 }
