@@ -17,6 +17,11 @@
 static _Atomic(struct td_session *) g_session;
 static atomic_bool g_interrupted;
 
+const char *td_app_why(int errno_value)
+{
+    return strerror(errno_value); // NOLINT(concurrency-mt-unsafe): the main thread only
+}
+
 int td_app_fail(const struct td_error *err)
 {
     if (err->code == TD_ECANCEL && td_app_interrupted()) return TD_EXIT_INTERRUPTED;
@@ -55,7 +60,7 @@ int td_app_flush(void)
     is_lost = true;
     // The reader went away (`tandem ... | head`): nobody is left to be told.
     if (errno != EPIPE)
-        td_app_note("the output cannot be written: %s", errno ? strerror(errno) : "write error");
+        td_app_note("the output cannot be written: %s", errno ? td_app_why(errno) : "write error");
     return TD_EXIT_FAIL;
 }
 
@@ -66,7 +71,7 @@ int td_app_read_file(const char *path, uint64_t max_bytes, char **out, size_t *s
     const bool is_stdin = strcmp(path, "-") == 0;
     const char *name = is_stdin ? "the standard input" : path;
     const int fd = is_stdin ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return td_fail(err, TD_EIO, "%.160s: %s", name, strerror(errno));
+    if (fd < 0) return td_fail(err, TD_EIO, "%.160s: %s", name, td_app_why(errno));
 
     int code = TD_OK;
     size_t n = 0, cap = 0;
@@ -85,7 +90,7 @@ int td_app_read_file(const char *path, uint64_t max_bytes, char **out, size_t *s
         if (got < 0 && errno == EINTR && !td_app_interrupted()) continue;
         if (got < 0) {
             code = errno == EINTR ? td_fail(err, TD_ECANCEL, "interrupted")
-                                  : td_fail(err, TD_EIO, "%.160s: %s", name, strerror(errno));
+                                  : td_fail(err, TD_EIO, "%.160s: %s", name, td_app_why(errno));
             break;
         }
         if (got == 0) break;
@@ -97,7 +102,7 @@ int td_app_read_file(const char *path, uint64_t max_bytes, char **out, size_t *s
         }
     }
     if (!is_stdin) close(fd);
-    if (code != TD_OK) {
+    if (code != TD_OK || !bytes) {
         free(bytes);
         return code;
     }
@@ -127,6 +132,9 @@ static void on_bus_error(int sig, siginfo_t *info, void *context)
 {
     (void)sig;
     (void)context;
+    // Several threads may meet the missing pages at once; the first one speaks, and ends them all.
+    static atomic_flag is_said = ATOMIC_FLAG_INIT;
+    while (atomic_flag_test_and_set(&is_said)) (void)pause();
     const char *path = td_os_map_path_at(info->si_addr);
     write_text("tandem: ");
     if (path) {

@@ -21,6 +21,8 @@ enum td_exit { TD_EXIT_OK = 0, TD_EXIT_FAIL = 1, TD_EXIT_USAGE = 2, TD_EXIT_INTE
 int td_app_fail(const struct td_error *err);
 // The same for a wrong command line: names the command's --help; returns TD_EXIT_USAGE.
 int td_app_usage(const struct td_config *cfg, const char *fmt, ...) TD_PRINTF(2, 3);
+// What an errno value means. Main thread only.
+const char *td_app_why(int errno_value);
 // "tandem: LINE" to stderr: something the user should know.
 void td_app_note(const char *fmt, ...) TD_PRINTF(1, 2);
 

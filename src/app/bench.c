@@ -172,7 +172,7 @@ static int probe_apart(struct td_bench *b, struct td_error *err)
         struct td_error err;
     } answer = {0};
     int ends[2];
-    if (pipe(ends) != 0) return td_fail(err, TD_EIO, "no pipe: %s", strerror(errno));
+    if (pipe(ends) != 0) return td_fail(err, TD_EIO, "no pipe: %s", td_app_why(errno));
     fflush(stdout);
     const pid_t child = fork();
     if (child == 0) {

@@ -58,7 +58,8 @@ void td_bench_stats(struct td_bench_stats *out, const struct td_bench *b,
         out->stddev_ns = sqrt(sum_ns2 / (n - 1));
         out->stddev_ts = sqrt(sum_ts2 / (n - 1));
     }
-    out->median_ns = 0.5 * ((double)sorted[(n - 1) / 2] + (double)sorted[n / 2]);
+    const uint32_t below = (n - 1) / 2, above = n / 2;
+    out->median_ns = 0.5 * ((double)sorted[below] + (double)sorted[above]);
     out->median_ts = tokens * 1e9 / out->median_ns;
     out->min_ts = tokens * 1e9 / (double)sorted[n - 1];
     out->max_ts = tokens * 1e9 / (double)sorted[0];
@@ -196,35 +197,44 @@ static json_t *row_json(const struct td_bench *b, const struct td_bench_row *row
     return o;
 }
 
+static void csv_value(const json_t *value)
+{
+    if (!json_is_string(value)) {
+        (void)json_dumpf(value, stdout, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+        return;
+    }
+    fputc('"', stdout);
+    for (const char *c = json_string_value(value); *c; c++) {
+        if (*c == '"') fputc('"', stdout); // doubled, as RFC 4180 has it
+        fputc(*c, stdout);
+    }
+    fputc('"', stdout);
+}
+
 // The JSON object's fields that are no lists, in its order: one source of names for both forms.
+static void csv_line(json_t *row, bool is_heading)
+{
+    const char *separator = "";
+    for (void *at = json_object_iter(row); at; at = json_object_iter_next(row, at)) {
+        const char *key = json_object_iter_key(at);
+        const json_t *value = json_object_iter_value(at);
+        // Prompt rows alone have a time to first token; it is in their time already.
+        if (json_is_array(value) || strcmp(key, "ttft_seconds") == 0) continue;
+        fputs(separator, stdout);
+        separator = ",";
+        if (is_heading)
+            fputs(key, stdout);
+        else
+            csv_value(value);
+    }
+    fputc('\n', stdout);
+}
+
 static void csv_row(const struct td_bench_report *r, const struct td_bench_row *row)
 {
     json_t *o = row_json(r->b, row);
-    const char *key;
-    json_t *value;
-    for (int pass = r->has_row ? 1 : 0; pass < 2; pass++) {
-        bool is_first = true;
-        json_object_foreach(o, key, value)
-        {
-            if (json_is_array(value) || strcmp(key, "ttft_seconds") == 0) continue;
-            if (!is_first) fputc(',', stdout);
-            is_first = false;
-            if (pass == 0) {
-                fputs(key, stdout);
-            } else if (json_is_string(value)) {
-                // Quotes are doubled, as RFC 4180 has it.
-                fputc('"', stdout);
-                for (const char *c = json_string_value(value); *c; c++) {
-                    if (*c == '"') fputc('"', stdout);
-                    fputc(*c, stdout);
-                }
-                fputc('"', stdout);
-            } else {
-                (void)json_dumpf(value, stdout, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
-            }
-        }
-        fputc('\n', stdout);
-    }
+    if (!r->has_row) csv_line(o, true);
+    csv_line(o, false);
     json_decref(o);
     fflush(stdout);
 }

@@ -23,7 +23,8 @@ struct td_conversation {
     struct td_harmony_parser *parser; // NULL: raw
     char date[16];                    // of the start: a new day must not change what was read
 
-    struct td_message *messages; // contents are ours
+    struct td_message *messages;
+    char **texts; // (n_messages) their contents, ours
     size_t n_messages, cap_messages;
 
     // The answer being written.
@@ -62,12 +63,16 @@ static int add_message(struct td_conversation *c, enum td_role role, const char 
         struct td_message *grown = realloc(c->messages, cap * sizeof(*grown));
         if (!grown) return td_fail(err, TD_ENOMEM, "no memory for the conversation");
         c->messages = grown;
+        char **grown_texts = realloc(c->texts, cap * sizeof(char *));
+        if (!grown_texts) return td_fail(err, TD_ENOMEM, "no memory for the conversation");
+        c->texts = grown_texts;
         c->cap_messages = cap;
     }
     char *copy = malloc(n + 1);
     if (!copy) return td_fail(err, TD_ENOMEM, "no memory for a message of %zu bytes", n);
     if (n) memcpy(copy, text, n);
     copy[n] = '\0';
+    c->texts[c->n_messages] = copy;
     c->messages[c->n_messages++] =
         (struct td_message){.role = role, .content = copy, .content_bytes = n};
     return TD_OK;
@@ -75,7 +80,7 @@ static int add_message(struct td_conversation *c, enum td_role role, const char 
 
 static void drop_messages(struct td_conversation *c, size_t n_kept)
 {
-    while (c->n_messages > n_kept) free((void *)(uintptr_t)c->messages[--c->n_messages].content);
+    while (c->n_messages > n_kept) free(c->texts[--c->n_messages]);
 }
 
 int td_conversation_open(struct td_conversation **out, struct td_app *app,
@@ -117,6 +122,7 @@ void td_conversation_close(struct td_conversation *c)
     td_app_on_interrupt(NULL);
     drop_messages(c, 0);
     free(c->messages);
+    free((void *)c->texts);
     free(c->final.at);
     td_harmony_parser_close(c->parser);
     td_sampler_close(c->sampler);

@@ -318,10 +318,10 @@ uint32_t td_opt_choice(const struct td_config *cfg, enum td_opt opt)
 int td_config_env(struct td_config *cfg, struct td_error *err)
 {
     cfg->isa = -1;
-    const char *term = getenv("TERM");
-    const char *no_color = getenv("NO_COLOR");
+    const char *term = getenv("TERM");         // NOLINT(concurrency-mt-unsafe): before any thread
+    const char *no_color = getenv("NO_COLOR"); // NOLINT(concurrency-mt-unsafe)
     cfg->no_color = (no_color && *no_color) || (term && strcmp(term, "dumb") == 0);
-    const char *name = getenv("TANDEM_ISA");
+    const char *name = getenv("TANDEM_ISA"); // NOLINT(concurrency-mt-unsafe)
     if (!name || !*name) return TD_OK;
     enum td_isa isa;
     if (!td_isa_parse(name, &isa))

@@ -118,7 +118,7 @@ static int write_rows(void *ctx, uint32_t i0, uint32_t n, const float *logits, s
     struct logits_file *f = ctx;
     const size_t n_floats = (size_t)n * f->e.n_vocab;
     if (fwrite(logits, sizeof(float), n_floats, f->out) != n_floats)
-        return td_fail(err, TD_EIO, "%.160s: %s", f->path, strerror(errno));
+        return td_fail(err, TD_EIO, "%.160s: %s", f->path, td_app_why(errno));
     (void)td_progress_step(&f->e.progress, i0 + n, f->e.n_total);
     return TD_OK;
 }
@@ -132,7 +132,7 @@ static int write_logits(struct logits_file *f, const struct td_config *cfg,
     if (code != TD_OK) return code;
     f->e.n_total = n;
     f->out = fopen(f->path, "wb");
-    if (!f->out) return td_fail(err, TD_EIO, "%.160s: %s", f->path, strerror(errno));
+    if (!f->out) return td_fail(err, TD_EIO, "%.160s: %s", f->path, td_app_why(errno));
     code = td_npy_begin(f->out, only_last ? 1 : n, f->e.n_vocab, err);
     if (code != TD_OK) return code;
     if (!only_last) return td_session_eval(f->e.session, ids->at, n, write_rows, f, err);
@@ -148,7 +148,7 @@ static int eval_logits(const struct td_config *cfg, const struct td_ids *ids, st
     int code = write_logits(&f, cfg, ids, err);
     // A full disk may show only when the last bytes leave the buffer.
     if (f.out && fclose(f.out) != 0 && code == TD_OK)
-        code = td_fail(err, TD_EIO, "%.160s: %s", f.path, strerror(errno));
+        code = td_fail(err, TD_EIO, "%.160s: %s", f.path, td_app_why(errno));
     struct stat st;
     if (f.out && code != TD_OK && stat(f.path, &st) == 0 && S_ISREG(st.st_mode))
         (void)unlink(f.path); // no half array under the name of a whole one
@@ -252,8 +252,8 @@ static int compare(struct kl *k, const struct td_config *cfg, const struct td_id
     if (k->base.n_cols != k->e.n_vocab)
         return td_fail(err, TD_EARG, "%.120s has %llu columns, the model's vocabulary has %u", path,
                        (unsigned long long)k->base.n_cols, k->e.n_vocab);
-    k->values = malloc(n * sizeof(k->values[0]));
-    k->row = malloc(k->e.n_vocab * sizeof(float));
+    k->values = calloc(n, sizeof(k->values[0]));
+    k->row = calloc(k->e.n_vocab, sizeof(float));
     if (!k->values || !k->row) return td_fail(err, TD_ENOMEM, "no memory to compare %u rows", n);
     code = td_session_eval(k->e.session, ids->at, n, compare_rows, k, err);
     if (code == TD_OK) {

@@ -106,8 +106,12 @@ static void text_of(const struct td_gguf *g, const char *key, char *out, size_t 
     out[0] = '\0';
     if (td_gguf_str(g, key, &v, NULL) != TD_OK) return;
     size_t n = 0;
-    for (size_t i = 0; i < v.size_bytes && n + 1 < out_bytes; i++)
-        out[n++] = (unsigned char)v.at[i] < 0x20 || v.at[i] == 0x7f ? '?' : v.at[i];
+    for (size_t i = 0; i < v.size_bytes && n + 1 < out_bytes; i++) {
+        const bool is_control = (unsigned char)v.at[i] < 0x20 || v.at[i] == 0x7f;
+        out[n] = v.at[i];
+        if (is_control) out[n] = '?';
+        n++;
+    }
     out[n] = '\0';
 }
 

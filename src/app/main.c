@@ -41,7 +41,7 @@ static bool is_word(const char *arg, const char *name, const char *letter)
 int main(int argc, char **argv)
 {
     // Only the character set: numbers keep their point in every language.
-    setlocale(LC_CTYPE, "");
+    setlocale(LC_CTYPE, ""); // NOLINT(concurrency-mt-unsafe): before any thread
     td_app_signals();
 
     struct td_config cfg = {0};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "app/npy.h"
 
+#include "app/app.h"
 #include "base/bytes.h"
 #include "base/num.h"
 
@@ -15,7 +16,8 @@ int td_npy_begin(FILE *out, uint32_t n_rows, uint32_t n_cols, struct td_error *e
     enum { PREFIX = 10, TOTAL = 128 };
     uint8_t header[TOTAL];
     memset(header, ' ', sizeof(header));
-    memcpy(header, "\x93NUMPY\x01\x00", 8);
+    static const uint8_t magic[] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0};
+    memcpy(header, magic, sizeof(magic));
     header[8] = (TOTAL - PREFIX) & 0xff;
     header[9] = (TOTAL - PREFIX) >> 8;
     const int n =
@@ -24,7 +26,7 @@ int td_npy_begin(FILE *out, uint32_t n_rows, uint32_t n_cols, struct td_error *e
     header[PREFIX + n] = ' '; // over snprintf's NUL
     header[TOTAL - 1] = '\n';
     if (fwrite(header, 1, TOTAL, out) != TOTAL)
-        return td_fail(err, TD_EIO, "the .npy header: %s", strerror(errno));
+        return td_fail(err, TD_EIO, "the .npy header: %s", td_app_why(errno));
     return TD_OK;
 }
 

@@ -24,7 +24,7 @@ int td_app_check_model_path(const char *path, struct td_error *err)
                            "%.120s: no such file; give the path of a .gguf file, or "
                            "synth:gpt-oss-20b for random weights",
                            path);
-        return td_fail(err, TD_EIO, "%.160s: %s", path, strerror(errno));
+        return td_fail(err, TD_EIO, "%.160s: %s", path, td_app_why(errno));
     }
     if (S_ISDIR(st.st_mode))
         return td_fail(err, TD_EIO, "%.160s: a folder; give the .gguf file in it", path);

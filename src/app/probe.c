@@ -49,7 +49,7 @@ static int write_json(const char *path, json_t *value, struct td_error *err)
     FILE *f = fopen(path, "w");
     if (!f) {
         json_decref(value);
-        return td_fail(err, TD_EIO, "%.160s: %s", path, strerror(errno));
+        return td_fail(err, TD_EIO, "%.160s: %s", path, td_app_why(errno));
     }
     const int wrote = td_json_print(f, value, JSON_INDENT(2));
     if (fclose(f) != 0 || wrote != 0)

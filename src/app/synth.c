@@ -65,7 +65,7 @@ static int check_space(const char *path, uint64_t size_bytes, struct td_error *e
     snprintf(folder, sizeof(folder), "%.*s", slash ? (int)(len ? len : 1) : 1, slash ? path : ".");
     struct statvfs fs;
     if (statvfs(folder, &fs) != 0)
-        return td_fail(err, TD_EIO, "%.160s: %s", folder, strerror(errno));
+        return td_fail(err, TD_EIO, "%.160s: %s", folder, td_app_why(errno));
     uint64_t free_bytes;
     if (!td_mul_u64(fs.f_bavail, fs.f_frsize, &free_bytes)) return TD_OK;
     if (free_bytes >= size_bytes) return TD_OK;
