@@ -243,7 +243,7 @@ static int compare(struct kl *k, const struct td_config *cfg, const struct td_id
     const uint32_t n = (uint32_t)ids->n;
     int code = td_npy_open(&k->base, path, err);
     if (code != TD_OK) return code;
-    if (k->base.n_rows != n)
+    if (n == 0 || k->base.n_rows != n)
         return td_fail(err, TD_EARG, "%.120s has %llu rows for %u tokens: not the logits of these",
                        path, (unsigned long long)k->base.n_rows, n);
     code = eval_begin(&k->e, cfg, n, false, false, err);
