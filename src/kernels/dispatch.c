@@ -156,6 +156,7 @@ static void take_avx512(struct td_kernels *k)
 {
     k->isa = isa_names[TD_ISA_AVX512];
     k->quantize_q8 = td_quantize_q8_avx512;
+    k->quantize_q16 = td_quantize_q16_avx512;
     k->mm_f32_f32 = td_mm_f32_f32_avx512;
     k->mm_f16_f32 = td_mm_f16_f32_avx512;
     k->mm_bf16_f32 = td_mm_bf16_f32_avx512;
@@ -163,6 +164,7 @@ static void take_avx512(struct td_kernels *k)
     k->mm_mxfp4_f32 = td_mm_mxfp4_f32_avx512;
     k->mm_q8_0_q8 = td_mm_q8_0_q8_avx512;
     k->mm_mxfp4_q8 = td_mm_mxfp4_q8_avx512;
+    k->mm_q8_0_q16 = td_mm_q8_0_q16_avx512;
     k->row_f32 = td_row_f32_avx512;
     k->rmsnorm = td_rmsnorm_avx512;
     k->rope = td_rope_avx512;

@@ -46,7 +46,7 @@ static void bench_mm(struct kc *kc, const struct mm_slot *s, uint32_t n_out, uin
     uint8_t *w = room(w_bytes * n_mats);
     kc_fill_weights(kc, w, s->type, (uint64_t)n_in * n_out, false);
     for (uint32_t i = 1; i < n_mats; i++) memcpy(w + i * w_bytes, w, w_bytes);
-    const size_t x_bytes = s->is_q8 ? td_q8_row_bytes(n_in) : n_in * sizeof(float);
+    const size_t x_bytes = act_row_bytes(s->act, n_in);
     uint8_t *x = room(x_bytes * n_rows);
     float *f = room(n_in * sizeof(float));
     float *out = room((size_t)n_rows * n_out * sizeof(float));
@@ -57,11 +57,7 @@ static void bench_mm(struct kc *kc, const struct mm_slot *s, uint32_t n_out, uin
         for (uint32_t i = 0; i < n_in; i++) f[i] = td_rng_f32(&kc->rng) - 0.5f;
         rows[r] = x + r * x_bytes;
         y[r] = out + (size_t)r * n_out;
-        if (s->is_q8) {
-            kc->ref.quantize_q8(x + r * x_bytes, f, n_in);
-        } else {
-            memcpy(x + r * x_bytes, f, x_bytes);
-        }
+        act_fill(kc, s->act, x + r * x_bytes, f, n_in);
     }
     td_mm_fn *mm = mm_of(&kc->fast, s);
     uint64_t ns;
@@ -98,6 +94,8 @@ static void bench_rows(struct kc *kc)
     for (uint32_t i = 0; i < n; i++) a[i] = b[i] = td_rng_f32(&kc->rng) - 0.5f;
     BEST_NS(ns, kc->fast.quantize_q8(w, a, n));
     report("quantize_q8", ns, 5.0 * n, n);
+    BEST_NS(ns, kc->fast.quantize_q16(w, a, n));
+    report("quantize_q16", ns, 6.0 * n, n);
     BEST_NS(ns, kc->fast.rmsnorm(y, a, b, n, 1e-5f));
     report("rmsnorm", ns, 12.0 * n, 4.0 * n);
     BEST_NS(ns, kc->fast.swiglu_clamped(y, a, b, n, 1.702f, 7.0f));
@@ -146,7 +144,7 @@ void bench(struct kc *kc)
 {
     static const uint32_t outs[] = {2880, 4096, 512};
     static const uint32_t rows[] = {1, 2, 4, 16, 64, 512};
-    for (int s = 0; s < 7; s++) {
+    for (int s = 0; s < N_MM_SLOTS; s++) {
         if (!kc_wants(kc, mm_slots[s].name)) continue;
         for (int o = 0; o < 3; o++) {
             for (int r = 0; r < 6; r++) {

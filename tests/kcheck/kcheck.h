@@ -47,13 +47,19 @@ void kc_fill_f32(struct kc *kc, float *x, uint32_t n);
 // Rows of weights of a type, scales sane or (special) at their extremes.
 void kc_fill_weights(struct kc *kc, void *w, enum td_type type, uint64_t n, bool special);
 
+enum activations { ACT_F32, ACT_Q8, ACT_Q16 };
+
 struct mm_slot {
     const char *name;
     enum td_type type;
-    bool is_q8; // activations
+    enum activations act;
     size_t offset;
 };
-extern const struct mm_slot mm_slots[7];
+#define N_MM_SLOTS 8
+extern const struct mm_slot mm_slots[N_MM_SLOTS];
+// Bytes of a row of n activations; the row of f, quantised by generic where the slot wants it.
+size_t act_row_bytes(enum activations act, uint32_t n);
+void act_fill(const struct kc *kc, enum activations act, void *row, const float *f, uint32_t n);
 td_mm_fn *mm_of(const struct td_kernels *k, const struct mm_slot *s);
 
 void check_mm(struct kc *kc);

@@ -10,14 +10,15 @@
 
 #define MAX_ROWS 20
 
-const struct mm_slot mm_slots[7] = {
-    {"mm_f32_f32", TD_F32, false, offsetof(struct td_kernels, mm_f32_f32)},
-    {"mm_f16_f32", TD_F16, false, offsetof(struct td_kernels, mm_f16_f32)},
-    {"mm_bf16_f32", TD_BF16, false, offsetof(struct td_kernels, mm_bf16_f32)},
-    {"mm_q8_0_f32", TD_Q8_0, false, offsetof(struct td_kernels, mm_q8_0_f32)},
-    {"mm_mxfp4_f32", TD_MXFP4, false, offsetof(struct td_kernels, mm_mxfp4_f32)},
-    {"mm_q8_0_q8", TD_Q8_0, true, offsetof(struct td_kernels, mm_q8_0_q8)},
-    {"mm_mxfp4_q8", TD_MXFP4, true, offsetof(struct td_kernels, mm_mxfp4_q8)},
+const struct mm_slot mm_slots[N_MM_SLOTS] = {
+    {"mm_f32_f32", TD_F32, ACT_F32, offsetof(struct td_kernels, mm_f32_f32)},
+    {"mm_f16_f32", TD_F16, ACT_F32, offsetof(struct td_kernels, mm_f16_f32)},
+    {"mm_bf16_f32", TD_BF16, ACT_F32, offsetof(struct td_kernels, mm_bf16_f32)},
+    {"mm_q8_0_f32", TD_Q8_0, ACT_F32, offsetof(struct td_kernels, mm_q8_0_f32)},
+    {"mm_mxfp4_f32", TD_MXFP4, ACT_F32, offsetof(struct td_kernels, mm_mxfp4_f32)},
+    {"mm_q8_0_q8", TD_Q8_0, ACT_Q8, offsetof(struct td_kernels, mm_q8_0_q8)},
+    {"mm_mxfp4_q8", TD_MXFP4, ACT_Q8, offsetof(struct td_kernels, mm_mxfp4_q8)},
+    {"mm_q8_0_q16", TD_Q8_0, ACT_Q16, offsetof(struct td_kernels, mm_q8_0_q16)},
 };
 
 td_mm_fn *mm_of(const struct td_kernels *k, const struct mm_slot *s)
@@ -25,6 +26,36 @@ td_mm_fn *mm_of(const struct td_kernels *k, const struct mm_slot *s)
     td_mm_fn *f;
     memcpy(&f, (const char *)k + s->offset, sizeof(f));
     return f;
+}
+
+size_t act_row_bytes(enum activations act, uint32_t n)
+{
+    switch (act) {
+    case ACT_F32: return n * sizeof(float);
+    case ACT_Q8: return td_q8_row_bytes(n);
+    case ACT_Q16: return td_q16_row_bytes(n);
+    }
+    return 0;
+}
+
+void act_fill(const struct kc *kc, enum activations act, void *row, const float *f, uint32_t n)
+{
+    switch (act) {
+    case ACT_F32: memcpy(row, f, n * sizeof(float)); return;
+    case ACT_Q8: kc->ref.quantize_q8(row, f, n); return;
+    case ACT_Q16: kc->ref.quantize_q16(row, f, n); return;
+    }
+}
+
+// Element i of a row as the kernel sees it.
+static double act_value(enum activations act, const void *row, uint32_t n, uint32_t i)
+{
+    switch (act) {
+    case ACT_F32: return (double)((const float *)row)[i];
+    case ACT_Q8: return (double)((const int8_t *)row)[i] * (double)td_q8_d(row, n)[i / TD_QK];
+    case ACT_Q16: return (double)((const int16_t *)row)[i] * (double)td_q16_d(row, n)[i / TD_QK];
+    }
+    return 0.0;
 }
 
 // One product and all that its checks need.
@@ -58,18 +89,18 @@ static void fill(struct kc *kc, struct mm_case *c, bool special)
     uint8_t *w = guard_get(&c->w, kc, n_bytes + (kc_below(kc, 3) ? 0 : kc_below(kc, 4)));
     kc_fill_weights(kc, w, s->type, n_w, special);
     c->weights = w;
-    const size_t row_bytes = s->is_q8 ? td_q8_row_bytes(c->n_in) : (size_t)c->n_in * sizeof(float);
+    const size_t row_bytes = act_row_bytes(s->act, c->n_in);
     uint8_t *x = guard_get(&c->x, kc, row_bytes * c->n_rows);
     for (uint32_t r = 0; r < c->n_rows; r++) {
         float *f = c->xf + (size_t)r * c->n_in;
         // Backwards, so that it is not always the last row that ends at the page.
         uint8_t *row = x + (c->n_rows - 1 - r) * row_bytes;
         kc_fill_f32(kc, f, c->n_in);
-        if (s->is_q8) {
-            kc->ref.quantize_q8(row, f, c->n_in);
-        } else {
-            memcpy(row, f, row_bytes);
+        // A block that is no number: all of its products are NaN, and nobody else's.
+        if (special && kc_below(kc, 3) == 0) {
+            f[kc_below(kc, c->n_in)] = kc_below(kc, 2) ? NAN : -INFINITY;
         }
+        act_fill(kc, s->act, row, f, c->n_in);
         c->rows[r] = row;
     }
 }
@@ -82,12 +113,9 @@ static void check_double(struct kc *kc, const struct mm_case *c)
     for (uint32_t o = 0; w && o < c->n_out; o++) {
         kc->ref.row_f32(w, c->slot->type, c->weights + o * row_bytes, c->n_in);
         for (uint32_t r = 0; r < c->n_rows; r++) {
-            const int8_t *q = c->rows[r];
             double sum = 0.0, size = 0.0;
             for (uint32_t i = 0; i < c->n_in; i++) {
-                const double x = c->slot->is_q8
-                                     ? (double)q[i] * (double)td_q8_d(q, c->n_in)[i / TD_QK]
-                                     : (double)c->xf[(size_t)r * c->n_in + i];
+                const double x = act_value(c->slot->act, c->rows[r], c->n_in, i);
                 sum += (double)w[i] * x;
                 size += fabs((double)w[i] * x);
             }
@@ -176,7 +204,7 @@ static void slot(struct kc *kc, const struct mm_slot *s)
 
 void check_mm(struct kc *kc)
 {
-    for (int i = 0; i < 7; i++) {
+    for (int i = 0; i < N_MM_SLOTS; i++) {
         if (kc_wants(kc, mm_slots[i].name)) slot(kc, &mm_slots[i]);
     }
 }

@@ -45,6 +45,37 @@ static void quantize(struct kc *kc, int i)
     kc_expect(kc, sum == td_q8_s(want, n)[0], "quantize_q8 n %u: wrong sum", n);
 }
 
+static void quantize16(struct kc *kc, int i)
+{
+    static struct guard gx, gy, gw;
+    const uint32_t n = length(kc, i, TD_QK);
+    float *x = guard_get(&gx, kc, n * sizeof(float));
+    kc_fill_f32(kc, x, n);
+    if (i % 6 == 0) x[kc_below(kc, n)] = kc_below(kc, 2) ? NAN : -INFINITY;
+    if (i % 6 == 1) x[kc_below(kc, n)] = 3.4e38f;
+    if (i % 6 == 2) { // exact ties
+        for (uint32_t j = 0; j < n; j++) x[j] = (float)kc_below(kc, 65535) * 0.5f - 16383.5f;
+        x[kc_below(kc, n)] = 32767.0f;
+    }
+    if (i % 6 == 3) { // about as small as a block may be before it counts as zeros
+        for (uint32_t j = 0; j < n; j++) x[j] = (td_rng_f32(&kc->rng) - 0.5f) * 0x1.01p-96f;
+    }
+    const size_t n_bytes = 2 * n + n / TD_QK * 4;
+    uint8_t *y = guard_end(&gy, td_q16_row_bytes(n));
+    uint8_t *want = guard_end(&gw, td_q16_row_bytes(n));
+    kc->ref.quantize_q16(want, x, n);
+    kc->fast.quantize_q16(y, x, n);
+    kc_expect(kc, memcmp(y, want, n_bytes) == 0, "quantize_q16 n %u: other bytes", n);
+    kc_expect(kc, guard_intact(&gy), "quantize_q16 n %u: writes beside y", n);
+    const float d = td_q16_d(want, n)[0];
+    for (int j = 0; j < TD_QK && d > 0.0f; j++) {
+        const int16_t q = ((const int16_t *)(const void *)want)[j];
+        // x * inv is rounded in binary32 before it is rounded to an integer: 2^-24 of 32767 more.
+        kc_expect(kc, fabs((double)x[j] - (double)d * q) <= (double)d * 0.51,
+                  "quantize_q16 %g is not %g * %d", (double)x[j], (double)d, q);
+    }
+}
+
 static void to_f32(struct kc *kc, int i, enum td_type type)
 {
     static struct guard gw, gy;
@@ -115,6 +146,7 @@ void check_rows(struct kc *kc)
     const int n = kc->is_short ? 90 : 400;
     for (int i = 0; i < n; i++) {
         if (kc_wants(kc, "quantize_q8")) quantize(kc, i);
+        if (kc_wants(kc, "quantize_q16")) quantize16(kc, i);
         if (kc_wants(kc, "f16")) halves_at_page(kc, i);
         for (int t = 0; t < 5 && kc_wants(kc, "row_f32"); t++) to_f32(kc, i, types[t]);
     }

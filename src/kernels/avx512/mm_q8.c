@@ -17,16 +17,15 @@
 #include "kernels/avx512/avx512.h"
 
 #if defined(__x86_64__)
-#include "kernels/avx512/vec_impl.h"
+#include "kernels/avx512/mm_impl.h"
 
 #include <assert.h>
 
-#define LANES 16
 // Blocks of 16 outputs in the panel: codes, then scales.
 #define PANEL_BLOCK_BYTES (TD_QK * LANES + 4 * LANES)
 #define PANEL_BLOCKS      352u
 #define TILE_ROWS         16  // activation rows that share a pass over the panel
-#define COPY_BLOCKS       64u // see few_outputs
+#define COPY_BLOCKS       64u // see copy_rows
 #define MIN_PANEL_ROWS    3   // from here on unpacking pays
 
 struct scratch {
@@ -36,14 +35,6 @@ struct scratch {
 };
 _Static_assert(sizeof(struct scratch) <= TD_MM_SCRATCH_BYTES, "fits");
 
-// 16 weight rows, from their block `first` on.
-struct rows16 {
-    const uint8_t *p;
-    size_t stride; // bytes from row to row
-    uint32_t first;
-    uint32_t n_blocks;
-};
-
 INLINE size_t block_bytes(enum td_type type)
 {
     return type == TD_MXFP4 ? TD_MXFP4_BYTES : TD_Q8_0_BYTES;
@@ -52,15 +43,6 @@ INLINE size_t block_bytes(enum td_type type)
 INLINE int32_t code_offset(enum td_type type)
 {
     return type == TD_MXFP4 ? 12 : 128;
-}
-
-// 16 bytes of each of four rows.
-INLINE __m512i load4(const uint8_t *p, size_t stride)
-{
-    __m512i v = _mm512_castsi128_si512(load128(p));
-    v = _mm512_inserti32x4(v, load128(p + stride), 1);
-    v = _mm512_inserti32x4(v, load128(p + 2 * stride), 2);
-    return _mm512_inserti32x4(v, load128(p + 3 * stride), 3);
 }
 
 // One block of four rows (p: of the first of them) as unsigned codes: elements 0-15 and 16-31.
@@ -117,38 +99,19 @@ INLINE __m512 few_rows(enum td_type type, const struct rows16 *w, const void *x,
             const __m512i x_hi = _mm512_broadcast_i32x4(load128(q + b * TD_QK + 16));
             // A quarter in each of the four lanes that become one.
             const __m512i start = _mm512_set1_epi32(-(code_offset(type) / 4) * s[b]);
-            __m512i v[4]; // v[i]: rows i, i + 4, i + 8, i + 12, four partial sums each
+            __m512i v[4];
             TD_UNROLL
             for (int i = 0; i < 4; i++) {
                 __m512i lo, hi;
                 codes4(type, p + (size_t)i * w->stride, 4 * w->stride, &lo, &hi);
                 v[i] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, lo, x_lo), hi, x_hi);
             }
-            const __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]),
-                                               _mm512_unpackhi_epi32(v[0], v[1]));
-            const __m512i c = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]),
-                                               _mm512_unpackhi_epi32(v[2], v[3]));
-            const __m512i isum = _mm512_add_epi32(_mm512_unpacklo_epi64(a, c),
-                                                  _mm512_unpackhi_epi64(a, c)); // rows in order
             const __m512 dw = _mm512_loadu_ps(scale + (b - b0) * LANES);
-            acc = _mm512_fmadd_ps(_mm512_mul_ps(dw, _mm512_set1_ps(d[b])), _mm512_cvtepi32_ps(isum),
-                                  acc);
+            acc = _mm512_fmadd_ps(_mm512_mul_ps(dw, _mm512_set1_ps(d[b])),
+                                  _mm512_cvtepi32_ps(sums16(v)), acc);
         }
     }
     return acc;
-}
-
-// Four vectors of four rows each -> four vectors of all 16 rows: out[k] holds dword k of every row.
-INLINE void transpose4(uint8_t *out, const __m512i v[4])
-{
-    const __m512i a = _mm512_unpacklo_epi32(v[0], v[1]);
-    const __m512i b = _mm512_unpackhi_epi32(v[0], v[1]);
-    const __m512i c = _mm512_unpacklo_epi32(v[2], v[3]);
-    const __m512i d = _mm512_unpackhi_epi32(v[2], v[3]);
-    _mm512_storeu_si512(out, _mm512_unpacklo_epi64(a, c));
-    _mm512_storeu_si512(out + 64, _mm512_unpackhi_epi64(a, c));
-    _mm512_storeu_si512(out + 128, _mm512_unpacklo_epi64(b, d));
-    _mm512_storeu_si512(out + 192, _mm512_unpackhi_epi64(b, d));
 }
 
 INLINE void unpack(enum td_type type, uint8_t *panel, const struct rows16 *w)
@@ -160,8 +123,11 @@ INLINE void unpack(enum td_type type, uint8_t *panel, const struct rows16 *w)
         for (int i = 0; i < 4; i++) {
             codes4(type, p + (size_t)i * w->stride, 4 * w->stride, &lo[i], &hi[i]);
         }
-        transpose4(panel, lo);
-        transpose4(panel + 256, hi);
+        __m512i dwords[8];
+        transpose4(dwords, lo);
+        transpose4(dwords + 4, hi);
+        TD_UNROLL
+        for (int k = 0; k < 8; k++) _mm512_storeu_si512(panel + 64 * k, dwords[k]);
         float scale[LANES];
         scales16(type, scale, p, w->stride);
         memcpy(panel + 512, scale, sizeof(scale));
@@ -254,17 +220,6 @@ INLINE void many_rows(enum td_type type, struct scratch *s, const struct tile *t
     }
 }
 
-// Fewer than 16 outputs: their rows are copied, the last one repeated to make 16.
-INLINE void copy_rows(enum td_type type, uint8_t *copy, struct rows16 *w, uint32_t n)
-{
-    const size_t n_bytes = w->n_blocks * block_bytes(type);
-    for (uint32_t o = 0; o < LANES; o++) {
-        memcpy(copy + o * n_bytes, w->p + td_min_u32(o, n - 1) * w->stride, n_bytes);
-    }
-    w->p = copy;
-    w->stride = n_bytes;
-}
-
 INLINE void mm(enum td_type type, float *const *y, const uint8_t *w, const void *const *x,
                uint32_t n_in, uint32_t n_out, uint32_t n_rows, struct scratch *s)
 {
@@ -280,7 +235,7 @@ INLINE void mm(enum td_type type, float *const *y, const uint8_t *w, const void 
         for (uint32_t b = 0; b < n_blocks; b += step) {
             struct rows16 g = {w + o * stride + b * block_bytes(type), stride, b,
                                td_min_u32(step, n_blocks - b)};
-            if (n < LANES) copy_rows(type, s->copy, &g, n);
+            if (n < LANES) copy_rows(block_bytes(type), s->copy, &g, n);
             if (n_rows >= MIN_PANEL_ROWS) {
                 const struct tile t = {s, &g, n_in, mask};
                 many_rows(type, s, &t, y, x, n_rows, o);
