@@ -132,6 +132,7 @@ static void take_avx2(struct td_kernels *k)
 {
     k->isa = isa_names[TD_ISA_AVX2];
     k->quantize_q8 = td_quantize_q8_avx2;
+    k->quantize_q16 = td_quantize_q16_avx2;
     k->mm_f32_f32 = td_mm_f32_f32_avx2;
     k->mm_f16_f32 = td_mm_f16_f32_avx2;
     k->mm_bf16_f32 = td_mm_bf16_f32_avx2;
@@ -139,6 +140,7 @@ static void take_avx2(struct td_kernels *k)
     k->mm_mxfp4_f32 = td_mm_mxfp4_f32_avx2;
     k->mm_q8_0_q8 = td_mm_q8_0_q8_avx2;
     k->mm_mxfp4_q8 = td_mm_mxfp4_q8_avx2;
+    k->mm_q8_0_q16 = td_mm_q8_0_q16_avx2;
     k->row_f32 = td_row_f32_avx2;
     k->rmsnorm = td_rmsnorm_avx2;
     k->rope = td_rope_avx2;

@@ -18,11 +18,10 @@
 #include "kernels/avx2/avx2.h"
 
 #if defined(__x86_64__)
-#include "kernels/avx2/vec_impl.h"
+#include "kernels/avx2/mm_impl.h"
 
 #include <assert.h>
 
-#define LANES 8
 // Blocks of eight outputs in the panel: codes, then scales.
 #define PANEL_BLOCK_BYTES (TD_QK * LANES + 4 * LANES)
 #define PANEL_BLOCKS      512u
@@ -36,23 +35,9 @@ struct scratch {
 };
 _Static_assert(sizeof(struct scratch) <= TD_MM_SCRATCH_BYTES, "fits");
 
-// Eight weight rows, from their block `first` on.
-struct rows8 {
-    const uint8_t *p;
-    size_t stride; // bytes from row to row
-    uint32_t first;
-    uint32_t n_blocks;
-};
-
 INLINE size_t block_bytes(enum td_type type)
 {
     return type == TD_MXFP4 ? TD_MXFP4_BYTES : TD_Q8_0_BYTES;
-}
-
-// 16 bytes of each of two rows.
-INLINE __m256i load2(const uint8_t *p, size_t stride)
-{
-    return _mm256_inserti128_si256(_mm256_castsi128_si256(load128(p)), load128(p + stride), 1);
 }
 
 // One block of two rows (p: of the first) as bytes: elements 0-15 and 16-31. Doubled E2M1 values
@@ -134,32 +119,13 @@ INLINE __m256 few_rows(enum td_type type, const struct rows8 *w, const void *x, 
                 v[i] = type == TD_MXFP4 ? widen(_mm256_add_epi16(lo, hi))
                                         : _mm256_add_epi32(widen(lo), widen(hi));
             }
-            const __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(v[0], v[1]),
-                                               _mm256_unpackhi_epi32(v[0], v[1]));
-            const __m256i c = _mm256_add_epi32(_mm256_unpacklo_epi32(v[2], v[3]),
-                                               _mm256_unpackhi_epi32(v[2], v[3]));
-            const __m256i sum = _mm256_add_epi32(_mm256_unpacklo_epi64(a, c),
-                                                 _mm256_unpackhi_epi64(a, c)); // rows in order
-            const __m256i isum = _mm256_sub_epi32(sum, excess(type, s[b]));
+            const __m256i isum = _mm256_sub_epi32(sums8(v), excess(type, s[b]));
             const __m256 dw = _mm256_loadu_ps(scale + (b - b0) * LANES);
             acc = _mm256_fmadd_ps(_mm256_mul_ps(dw, _mm256_set1_ps(d[b])), _mm256_cvtepi32_ps(isum),
                                   acc);
         }
     }
     return acc;
-}
-
-// Four vectors of two rows each -> four vectors of all eight rows: out[k] holds dword k of each.
-INLINE void transpose4(uint8_t *out, const __m256i v[4])
-{
-    const __m256i a = _mm256_unpacklo_epi32(v[0], v[1]);
-    const __m256i b = _mm256_unpackhi_epi32(v[0], v[1]);
-    const __m256i c = _mm256_unpacklo_epi32(v[2], v[3]);
-    const __m256i d = _mm256_unpackhi_epi32(v[2], v[3]);
-    _mm256_storeu_si256((void *)out, _mm256_unpacklo_epi64(a, c));
-    _mm256_storeu_si256((void *)(out + 32), _mm256_unpackhi_epi64(a, c));
-    _mm256_storeu_si256((void *)(out + 64), _mm256_unpacklo_epi64(b, d));
-    _mm256_storeu_si256((void *)(out + 96), _mm256_unpackhi_epi64(b, d));
 }
 
 INLINE void unpack(enum td_type type, uint8_t *panel, const struct rows8 *w)
@@ -171,8 +137,10 @@ INLINE void unpack(enum td_type type, uint8_t *panel, const struct rows8 *w)
         for (int i = 0; i < 4; i++) {
             codes2(type, p + (size_t)i * w->stride, 4 * w->stride, &lo[i], &hi[i]);
         }
-        transpose4(panel, lo);
-        transpose4(panel + 128, hi);
+        __m256i dwords[8];
+        transpose4(dwords, lo);
+        transpose4(dwords + 4, hi);
+        memcpy(panel, dwords, sizeof(dwords));
         float scale[LANES];
         scales8(type, scale, p, w->stride);
         memcpy(panel + 256, scale, sizeof(scale));
@@ -260,17 +228,6 @@ INLINE void tile_any(enum td_type type, uint32_t n, const struct tile *t, float 
     }
 }
 
-// Fewer than eight outputs: their rows are copied, the last one repeated to make eight.
-INLINE void copy_rows(enum td_type type, uint8_t *copy, struct rows8 *w, uint32_t n)
-{
-    const size_t n_bytes = w->n_blocks * block_bytes(type);
-    for (uint32_t o = 0; o < LANES; o++) {
-        memcpy(copy + o * n_bytes, w->p + td_min_u32(o, n - 1) * w->stride, n_bytes);
-    }
-    w->p = copy;
-    w->stride = n_bytes;
-}
-
 INLINE void mm(enum td_type type, float *const *y, const uint8_t *w, const void *const *x,
                uint32_t n_in, uint32_t n_out, uint32_t n_rows, struct scratch *s)
 {
@@ -286,7 +243,7 @@ INLINE void mm(enum td_type type, float *const *y, const uint8_t *w, const void 
         for (uint32_t b = 0; b < n_blocks; b += step) {
             struct rows8 g = {w + o * stride + b * block_bytes(type), stride, b,
                               td_min_u32(step, n_blocks - b)};
-            if (n < LANES) copy_rows(type, s->copy, &g, n);
+            if (n < LANES) copy_rows(block_bytes(type), s->copy, &g, n);
             if (n_rows >= MIN_PANEL_ROWS) unpack(type, s->panel, &g);
             const struct tile t = {s->panel, &g, n_in, n};
             for (uint32_t r = 0; r < n_rows; r += TILE_ROWS) {

@@ -66,6 +66,46 @@ TARGET void td_quantize_q8_avx2(void *restrict y, const float *x, uint32_t n)
     }
 }
 
+TARGET void td_quantize_q16_avx2(void *restrict y, const float *x, uint32_t n)
+{
+    assert(n % TD_QK == 0);
+    int16_t *q = y;
+    float *d = (float *)(void *)(q + n);
+    const __m256i abs_bits = _mm256_set1_epi32(0x7fffffff);
+    const __m256 magic = _mm256_set1_ps(TD_ROUND_MAGIC);
+    for (uint32_t b = 0; b < n / TD_QK; b++, x += TD_QK, q += TD_QK) {
+        __m256 v[4];
+        __m256i a = _mm256_setzero_si256();
+        TD_UNROLL
+        for (int i = 0; i < 4; i++) {
+            v[i] = _mm256_loadu_ps(x + 8 * i);
+            a = _mm256_max_epu32(a, _mm256_and_si256(_mm256_castps_si256(v[i]), abs_bits));
+        }
+        const uint32_t max_bits = max_u32(a);
+        const float max = td_f32_of_bits(max_bits);
+        const bool is_number = max_bits < 0x7f800000u;
+        d[b] = is_number ? max / 32767.0f : td_f32_of_bits(0x7fc00000u);
+        if (!is_number || d[b] < 0x1p-112f) {
+            if (is_number) d[b] = 0.0f;
+            memset(q, 0, TD_QK * sizeof(*q));
+            continue;
+        }
+        const __m256 inv = _mm256_set1_ps(32767.0f / max);
+        __m256i r[4];
+        TD_UNROLL
+        for (int i = 0; i < 4; i++) {
+            const __m256 t = _mm256_add_ps(_mm256_mul_ps(v[i], inv), magic);
+            r[i] = _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(magic));
+        }
+        // Packing works within 128-bit lanes; the permutation puts the quadwords back in order.
+        TD_UNROLL
+        for (int i = 0; i < 2; i++) {
+            const __m256i words = _mm256_packs_epi32(r[2 * i], r[2 * i + 1]);
+            _mm256_storeu_si256((void *)(q + 16 * i), _mm256_permute4x64_epi64(words, 0xd8));
+        }
+    }
+}
+
 INLINE void row_f32(enum td_type type, float *restrict y, const uint8_t *w, uint32_t n)
 {
     uint32_t i = 0;

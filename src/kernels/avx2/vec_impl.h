@@ -17,6 +17,11 @@ INLINE __m128i load128(const void *p)
     return _mm_loadu_si128(p);
 }
 
+INLINE __m256i load256(const void *p)
+{
+    return _mm256_loadu_si256(p);
+}
+
 INLINE __m128i load64(const void *p)
 {
     return _mm_loadl_epi64(p);
