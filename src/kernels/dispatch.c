@@ -186,6 +186,7 @@ static void take_neon(struct td_kernels *k)
 {
     k->isa = isa_names[TD_ISA_NEON];
     k->quantize_q8 = td_quantize_q8_neon;
+    k->quantize_q16 = td_quantize_q16_neon;
     k->mm_f32_f32 = td_mm_f32_f32_neon;
     k->mm_f16_f32 = td_mm_f16_f32_neon;
     k->mm_bf16_f32 = td_mm_bf16_f32_neon;
@@ -193,6 +194,7 @@ static void take_neon(struct td_kernels *k)
     k->mm_mxfp4_f32 = td_mm_mxfp4_f32_neon;
     k->mm_q8_0_q8 = td_mm_q8_0_q8_neon;
     k->mm_mxfp4_q8 = td_mm_mxfp4_q8_neon;
+    k->mm_q8_0_q16 = td_mm_q8_0_q16_neon;
     k->row_f32 = td_row_f32_neon;
     k->rmsnorm = td_rmsnorm_neon;
     k->rope = td_rope_neon;

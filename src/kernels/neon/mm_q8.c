@@ -14,15 +14,13 @@
 #include "kernels/neon/neon.h"
 
 #if defined(__aarch64__)
-#include "kernels/neon/vec_impl.h"
+#include "kernels/neon/mm_impl.h"
 
 #include <assert.h>
 
-#define LANES 8
 // Blocks of eight outputs in the panel: codes, then scales.
 #define PANEL_BLOCK_BYTES (TD_QK * LANES + 4 * LANES)
 #define PANEL_BLOCKS      512u
-#define TILE_ROWS         4   // activation rows that share a pass over the panel
 #define COPY_BLOCKS       64u // see copy_rows
 #define MIN_PANEL_ROWS    3   // from here on unpacking pays
 
@@ -31,19 +29,6 @@ struct scratch {
     uint8_t copy[LANES * COPY_BLOCKS * sizeof(struct td_block_q8_0)];
 };
 _Static_assert(sizeof(struct scratch) <= TD_MM_SCRATCH_BYTES, "fits");
-
-// Eight weight rows, from their block `first` on.
-struct rows8 {
-    const uint8_t *p;
-    size_t stride; // bytes from row to row
-    uint32_t first;
-    uint32_t n_blocks;
-};
-
-// One value for each of eight outputs.
-struct f32x8 {
-    float32x4_t v[2];
-};
 
 INLINE size_t block_bytes(enum td_type type)
 {
@@ -81,12 +66,6 @@ INLINE struct f32x8 scales8(enum td_type type, const uint8_t *p, size_t stride)
     return d;
 }
 
-// acc = fmaf(dw * dx, isum, acc)
-INLINE float32x4_t add_block(float32x4_t acc, float32x4_t dw, float dx, int32x4_t isum)
-{
-    return vfmaq_f32(acc, vmulq_n_f32(dw, dx), vcvtq_f32_s32(isum));
-}
-
 // Products of the rows with one activation row, from acc on.
 INLINE struct f32x8 few_rows(enum td_type type, const struct rows8 *w, const void *x, uint32_t n_in,
                              struct f32x8 acc)
@@ -107,26 +86,10 @@ INLINE struct f32x8 few_rows(enum td_type type, const struct rows8 *w, const voi
                 codes(type, p + (size_t)(4 * g + i) * w->stride, &lo, &hi);
                 v[i] = DOT(DOT(vdupq_n_s32(0), lo, x_lo), hi, x_hi);
             }
-            const int32x4_t isum = vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3]));
-            acc.v[g] = add_block(acc.v[g], dw.v[g], d[b], isum);
+            acc.v[g] = add_block(acc.v[g], dw.v[g], d[b], sums4(v));
         }
     }
     return acc;
-}
-
-// 16 elements of four rows -> dwords k of all four, for k = 0..3, 32 bytes apart.
-INLINE void transpose4(uint8_t *out, const int8x16_t v[4])
-{
-    const int32x4_t a = vreinterpretq_s32_s8(v[0]), b = vreinterpretq_s32_s8(v[1]);
-    const int32x4_t c = vreinterpretq_s32_s8(v[2]), d = vreinterpretq_s32_s8(v[3]);
-    const int64x2_t ab_even = vreinterpretq_s64_s32(vtrn1q_s32(a, b));
-    const int64x2_t ab_odd = vreinterpretq_s64_s32(vtrn2q_s32(a, b));
-    const int64x2_t cd_even = vreinterpretq_s64_s32(vtrn1q_s32(c, d));
-    const int64x2_t cd_odd = vreinterpretq_s64_s32(vtrn2q_s32(c, d));
-    vst1q_u8(out, vreinterpretq_u8_s64(vzip1q_s64(ab_even, cd_even)));
-    vst1q_u8(out + 32, vreinterpretq_u8_s64(vzip1q_s64(ab_odd, cd_odd)));
-    vst1q_u8(out + 64, vreinterpretq_u8_s64(vzip2q_s64(ab_even, cd_even)));
-    vst1q_u8(out + 96, vreinterpretq_u8_s64(vzip2q_s64(ab_odd, cd_odd)));
 }
 
 INLINE void unpack(enum td_type type, uint8_t *panel, const struct rows8 *w)
@@ -157,41 +120,6 @@ struct tile {
     uint32_t n_out; // outputs that exist, of eight
 };
 
-INLINE struct f32x8 load_y(const float *y, uint32_t n)
-{
-    return (struct f32x8){{load_n(y, n), n > 4 ? load_n(y + 4, n - 4) : vdupq_n_f32(0.0f)}};
-}
-
-INLINE void store_y(float *y, struct f32x8 acc, uint32_t n)
-{
-    store_n(y, acc.v[0], n);
-    if (n > 4) store_n(y + 4, acc.v[1], n - 4);
-}
-
-// One step of four elements: dword LANE of the 16 activations of each row.
-#define STEP(LANE)                                                                                 \
-    do {                                                                                           \
-        const int8x16_t w0 = vreinterpretq_s8_u8(vld1q_u8(p + 32 * (LANE)));                       \
-        const int8x16_t w1 = vreinterpretq_s8_u8(vld1q_u8(p + 32 * (LANE) + 16));                  \
-        TD_UNROLL for (int r = 0; r < n; r++)                                                      \
-        {                                                                                          \
-            sum[r][0] = DOT_LANE(sum[r][0], w0, xr[r], LANE);                                      \
-            sum[r][1] = DOT_LANE(sum[r][1], w1, xr[r], LANE);                                      \
-        }                                                                                          \
-    } while (0)
-
-INLINE void half_block(int n, int32x4_t (*sum)[2], const uint8_t *p, const void *const *x,
-                       size_t i_q)
-{
-    int8x16_t xr[TILE_ROWS];
-    TD_UNROLL
-    for (int r = 0; r < n; r++) xr[r] = vld1q_s8((const int8_t *)x[r] + i_q);
-    STEP(0);
-    STEP(1);
-    STEP(2);
-    STEP(3);
-}
-
 // Panel times n activation rows, n a constant.
 INLINE void tile_n(int n, const struct tile *t, float *const *y, const void *const *x)
 {
@@ -211,8 +139,13 @@ INLINE void tile_n(int n, const struct tile *t, float *const *y, const void *con
         int32x4_t sum[TILE_ROWS][2];
         TD_UNROLL
         for (int r = 0; r < n; r++) sum[r][0] = sum[r][1] = vdupq_n_s32(0);
-        half_block(n, sum, p, x, i_q);
-        half_block(n, sum, p + 128, x, i_q + 16);
+        TD_UNROLL
+        for (int h = 0; h < 2; h++) {
+            int8x16_t part[TILE_ROWS];
+            TD_UNROLL
+            for (int r = 0; r < n; r++) part[r] = vld1q_s8((const int8_t *)x[r] + i_q + 16 * h);
+            half_block(n, sum, p + 128 * h, part);
+        }
         const float32x4_t dw0 = vreinterpretq_f32_u8(vld1q_u8(p + 256));
         const float32x4_t dw1 = vreinterpretq_f32_u8(vld1q_u8(p + 272));
         TD_UNROLL
@@ -235,6 +168,7 @@ TARGET static void tile_any(uint32_t n, const struct tile *t, float *const *y, c
     default: tile_n(4, t, y, x); return;
     }
 }
+
 // A weight type, and how its panel is made and used.
 struct way {
     enum td_type type;
@@ -352,17 +286,6 @@ TARGET_I8MM static void tile_pairs(uint32_t n, const struct tile *t, float *cons
     }
 }
 
-// Fewer than eight outputs: their rows are copied, the last one repeated to make eight.
-INLINE void copy_rows(enum td_type type, uint8_t *copy, struct rows8 *w, uint32_t n)
-{
-    const size_t n_bytes = w->n_blocks * block_bytes(type);
-    for (uint32_t o = 0; o < LANES; o++) {
-        memcpy(copy + o * n_bytes, w->p + td_min_u32(o, n - 1) * w->stride, n_bytes);
-    }
-    w->p = copy;
-    w->stride = n_bytes;
-}
-
 INLINE void mm(const struct way *way, float *const *y, const uint8_t *w, const void *const *x,
                uint32_t n_in, uint32_t n_out, uint32_t n_rows, struct scratch *s)
 {
@@ -379,7 +302,7 @@ INLINE void mm(const struct way *way, float *const *y, const uint8_t *w, const v
         for (uint32_t b = 0; b < n_blocks; b += step) {
             struct rows8 g = {w + o * stride + b * block_bytes(type), stride, b,
                               td_min_u32(step, n_blocks - b)};
-            if (n < LANES) copy_rows(type, s->copy, &g, n);
+            if (n < LANES) copy_rows(block_bytes(type), s->copy, &g, n);
             if (n_rows >= MIN_PANEL_ROWS) way->unpack(s->panel, &g);
             const struct tile t = {s->panel, &g, n_in, n};
             for (uint32_t r = 0; r < n_rows; r += TILE_ROWS) {

@@ -14,10 +14,12 @@ td_mm_fn td_mm_q8_0_f32_neon;
 td_mm_fn td_mm_mxfp4_f32_neon;
 td_mm_fn td_mm_q8_0_q8_neon;
 td_mm_fn td_mm_mxfp4_q8_neon;
+td_mm_fn td_mm_q8_0_q16_neon;
 td_mm_fn td_mm_q8_0_q8_i8mm;
 td_mm_fn td_mm_mxfp4_q8_i8mm;
 
 void td_quantize_q8_neon(void *restrict y, const float *x, uint32_t n);
+void td_quantize_q16_neon(void *restrict y, const float *x, uint32_t n);
 void td_row_f32_neon(float *restrict y, enum td_type type, const void *w, uint32_t n);
 void td_f16_of_f32_neon(uint16_t *restrict y, const float *x, uint32_t n);
 void td_f32_of_f16_neon(float *restrict y, const uint16_t *x, uint32_t n);

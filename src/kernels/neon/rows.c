@@ -49,6 +49,39 @@ TARGET void td_quantize_q8_neon(void *restrict y, const float *x, uint32_t n)
     }
 }
 
+TARGET void td_quantize_q16_neon(void *restrict y, const float *x, uint32_t n)
+{
+    assert(n % TD_QK == 0);
+    int16_t *q = y;
+    float *d = (float *)(void *)(q + n);
+    const float32x4_t magic = vdupq_n_f32(TD_ROUND_MAGIC);
+    for (uint32_t b = 0; b < n / TD_QK; b++, x += TD_QK, q += TD_QK) {
+        float32x4_t v[8];
+        uint32x4_t a = vdupq_n_u32(0);
+        TD_UNROLL
+        for (int i = 0; i < 8; i++) {
+            v[i] = vld1q_f32(x + 4 * i);
+            a = vmaxq_u32(a, vreinterpretq_u32_f32(vabsq_f32(v[i])));
+        }
+        const uint32_t max_bits = vmaxvq_u32(a);
+        const float max = td_f32_of_bits(max_bits);
+        const bool is_number = max_bits < 0x7f800000u;
+        d[b] = is_number ? max / 32767.0f : td_f32_of_bits(0x7fc00000u);
+        if (!is_number || d[b] < 0x1p-112f) {
+            if (is_number) d[b] = 0.0f;
+            memset(q, 0, TD_QK * sizeof(*q));
+            continue;
+        }
+        const float32x4_t inv = vdupq_n_f32(32767.0f / max);
+        TD_UNROLL
+        for (int i = 0; i < 8; i++) {
+            const float32x4_t t = vaddq_f32(vmulq_f32(v[i], inv), magic);
+            const int32x4_t r = vsubq_s32(vreinterpretq_s32_f32(t), vreinterpretq_s32_f32(magic));
+            vst1_s16(q + 4 * i, vmovn_s32(r));
+        }
+    }
+}
+
 INLINE void row_f32(enum td_type type, float *restrict y, const uint8_t *w, uint32_t n)
 {
     uint32_t i = 0;
