@@ -327,7 +327,10 @@ int td_conversation_say(struct td_conversation *c, const char *text, size_t size
     td_app_on_interrupt(c->session);
     code = answer(c, text, size_bytes, stats, err);
     td_app_on_interrupt(NULL);
-    if (code == TD_OK && !c->options.raw)
+    // Stopped before anything was answered: as if it had not been asked.
+    if (code == TD_OK && c->final.n == 0 && strcmp(stats->stop_reason, "interrupted") == 0)
+        drop_messages(c, n_before);
+    else if (code == TD_OK && !c->options.raw)
         code = add_message(c, TD_ROLE_ASSISTANT, c->final.at ? c->final.at : "", c->final.n, err);
     if (code != TD_OK) drop_messages(c, n_before);
     return code;

@@ -41,7 +41,8 @@ int td_conversation_open(struct td_conversation **out, struct td_app *app,
 void td_conversation_close(struct td_conversation *c);
 
 // Adds what the user says, has the answer written to stdout as it comes and adds that. Ctrl-C ends
-// the answer: TD_OK with stop_reason "interrupted". On failure the conversation is as before.
+// the answer: TD_OK with stop_reason "interrupted"; what was said is forgotten if nothing of the
+// answer was there yet. On failure the conversation is as before.
 // Fails: TD_EFULL when the prompt does not fit.
 int td_conversation_say(struct td_conversation *c, const char *text, size_t size_bytes,
                         struct td_chat_stats *stats, struct td_error *err) TD_MUST_CHECK;

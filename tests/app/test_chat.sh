@@ -6,7 +6,7 @@ PTY=$3
 M=$TMP/m.gguf
 ok "$TANDEM" synth tiny "$M"
 
-# Before Ctrl-D: the prompt appears a moment before the terminal passes single keys on.
+# Before Ctrl-C and Ctrl-D: the prompt appears a moment before the terminal passes single keys on.
 # play ARGS... <steps
 play() {
     n_checks=$((n_checks + 1))
@@ -52,6 +52,7 @@ sleep 1500
 send \x03
 wait interrupted
 wait > 
+sleep 300
 send half a line\x03
 wait > 
 send /exit\n
@@ -72,6 +73,7 @@ wait answer 4 tokens
 wait > 
 send \x1b[A
 wait two
+sleep 300
 send \x03
 wait > 
 sleep 300
