@@ -70,7 +70,7 @@ def date(r):
 class Maker:
     """Endless training conversations. mix: relative frequency of tasks."""
 
-    MIX = {"recall": 5, "arithmetic": 3, "copying": 2, "counting": 1, "story": 1, "chat": 0.3, "tell": 0.4}
+    MIX = {"recall": 5, "arithmetic": 4, "copying": 2, "counting": 1, "story": 1, "chat": 0.3, "tell": 0.4}
 
     def __init__(self, tok, rng, p_system=0.5, mix=None):
         self.tok, self.r = tok, rng
@@ -109,6 +109,7 @@ class Maker:
                                 "begin": ["Begin every answer with the word {}.", "Always begin with the word {}."]}[kind]).format(w)
             c.message("developer", "# Instructions\n\n" + say)
         known, names = [], set()
+        self.asked = set()
         tasks, freq = list(self.mix), list(self.mix.values())
         if rule and rule[0] == "upper":
             tasks, freq = ["arithmetic", "counting", "chat", "nouns"], [2, 1, 2, 3]
@@ -186,14 +187,19 @@ class Maker:
     def question(self, known, names):
         r, s = self.r, self.s
         k = r.random()
-        if k < 0.08:
+        if k < 0.1:
             name = s.name()
             while name in names:
                 name = s.name()
-            return T.fact_question(s, name, r.choice(T.ATTRS)), T.NO_ANSWER
-        if k < 0.12:
+            attr = r.choice(T.ATTRS)
+            return T.fact_question(s, name, attr), T.no_answer(name, attr)
+        if k < 0.15:
             name = r.choice(known)[0]
             missing = [a for a in T.ATTRS if not any(f[0] == name and f[1] == a for f in known)]
-            return T.fact_question(s, name, r.choice(missing)), T.NO_ANSWER
-        f = r.choice(known)
+            attr = r.choice(missing)
+            return T.fact_question(s, name, attr), T.no_answer(name, attr)
+        # Asked again, a fact stands nearby in the earlier answer: take new ones while there are any.
+        fresh = [f for f in known if f not in self.asked]
+        f = r.choice(fresh if fresh and r.random() < 0.9 else known)
+        self.asked.add(f)
         return T.fact_question(s, f[0], f[1]), T.fact_answer(*f)

@@ -64,8 +64,9 @@ def one(task, tok, seed):
         name = s.name()
         while name in [f[0] for f in facts]:
             name = s.name()
-        item["prompt"] = " ".join([T.fact_text(s, *f) for f in facts] + [T.fact_question(s, name, r.choice(T.ATTRS))])
-        item["answer"] = T.NO_ANSWER
+        attr = r.choice(T.ATTRS)
+        item["prompt"] = " ".join([T.fact_text(s, *f) for f in facts] + [T.fact_question(s, name, attr)])
+        item["answer"] = T.no_answer(name, attr)
     elif task == "instruction":
         w = s.word()
         end = r.random() < 0.5

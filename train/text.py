@@ -9,7 +9,6 @@ import zlib
 
 CONSONANTS, VOWELS = "bdfghklmnprstvz", "aeiou"
 SYLLABLES = [c + v for c in CONSONANTS for v in VOWELS]
-NO_ANSWER = "I was not told that."
 
 ANIMALS = "fox cat dog bear mouse rabbit owl frog horse goat duck hen wolf deer turtle beaver hedgehog squirrel donkey swan".split()
 ADJ = "small brave clever old young quiet happy kind curious lazy gentle shy proud busy friendly".split()
@@ -129,6 +128,11 @@ def fact_question(s, name, attr):
 
 def fact_answer(name, attr, value):
     return f"The {attr} of {name} is {value}."
+
+
+def no_answer(name, attr):
+    # Said where the value would stand: there the search for it has come back empty.
+    return f"The {attr} of {name} is not known to me."
 
 
 def facts(s, n):

@@ -30,9 +30,9 @@ TOKENS = 2048
 # steps, lengths of conversations in turn, share that open with the system message, MXFP4 in the
 # forward pass, learning rate from and to (relative)
 PHASES = [
-    (2500, [256], 0.12, False, 1.0, 1.0),
-    (1200, [256, 512, 256, 1024], 0.5, True, 1.0, 0.7),
-    (1200, [256, 1024, 512, 4096], 0.8, True, 0.7, 0.03),
+    (900, [256], 0.12, False, 1.0, 1.0),
+    (600, [256, 512, 256, 1024], 0.5, True, 1.0, 1.0),
+    (500, [256, 1024, 512, 4096], 0.8, True, 1.0, 0.03),
 ]
 
 
