@@ -261,7 +261,7 @@ static int write_answer(struct td_conversation *c, struct td_chat_stats *stats,
     int code = TD_OK;
     uint64_t first_ns = 0, last_ns = 0;
     stats->stop_reason = "end";
-    while (!c->is_done) {
+    while (!c->is_done || c->options.ignore_end) {
         if (c->options.max_tokens && stats->n_generated == c->options.max_tokens) {
             stats->stop_reason = "length";
             break;

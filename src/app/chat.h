@@ -15,6 +15,7 @@ struct td_chat_options {
     bool parse_special;  // raw: names of special tokens are these tokens
     bool show_reasoning; // also when the output is no terminal
     bool no_color;
+    bool ignore_end;     // write on when the answer has ended
     uint32_t max_tokens; // of one answer; 0: no limit
     const char *system;  // NULL: none
     enum td_effort effort;

@@ -25,6 +25,7 @@ enum td_opt {
     TD_OPT_REASONING,
     TD_OPT_SHOW_REASONING,
     TD_OPT_RAW,
+    TD_OPT_IGNORE_EOS,
     TD_OPT_STATS,
     // eval
     TD_OPT_TOKENS,

@@ -105,6 +105,9 @@ const struct td_opt_row td_options[TD_N_OPTS] = {
                                "write the reasoning also when the output is not a terminal"},
     [TD_OPT_RAW] = {"--raw", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, RUN,
                     "no chat format: continue the prompt as plain text"},
+    [TD_OPT_IGNORE_EOS] = {"--ignore-eos", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, RUN,
+                           "go on after the answer has ended, up to -n or the context: for "
+                           "measuring"},
     [TD_OPT_STATS] = {"--stats", 0, TD_OPT_TYPE_CHOICE, "text|json|none", "text", 0, 0, RUN,
                       "the closing line on the standard error; json: one object on one line, the "
                       "last that is written there"},

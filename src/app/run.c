@@ -117,6 +117,7 @@ static struct td_chat_options chat_options(const struct td_config *cfg, uint64_t
         .parse_special = td_opt_is_set(cfg, TD_OPT_SPECIAL),
         .show_reasoning = td_opt_is_set(cfg, TD_OPT_SHOW_REASONING),
         .no_color = cfg->no_color,
+        .ignore_end = td_opt_is_set(cfg, TD_OPT_IGNORE_EOS),
         .max_tokens = (uint32_t)td_opt_u64(cfg, TD_OPT_N_PREDICT),
         .system = td_opt_text(cfg, TD_OPT_SYSTEM),
         .effort = (enum td_effort)td_opt_choice(cfg, TD_OPT_REASONING),

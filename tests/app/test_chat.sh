@@ -45,7 +45,7 @@ exit 0
 STEPS
 
 # Ctrl-C stops the answer, not the program; at the prompt it drops the line.
-play -s 1 -c 100000 <<'STEPS'
+play -s 1 --ignore-eos -c 100000 <<'STEPS'
 wait > 
 send Tell me a long story\n
 sleep 1500
