@@ -18,7 +18,7 @@ play() {
 }
 
 # Two turns: the second reads only what is new. Then the commands, and Ctrl-D.
-play -n 12 -s 1 <<'STEPS'
+play -n 12 -s 1 --ignore-eos <<'STEPS'
 wait /help, Ctrl-D leaves
 wait > 
 send Hello there\n
@@ -60,7 +60,7 @@ exit 0
 STEPS
 
 # Pasted lines are one message, a backslash continues a line, history comes back.
-play -n 4 -s 1 <<'STEPS'
+play -n 4 -s 1 --ignore-eos <<'STEPS'
 wait > 
 send first line\nsecond line\nthird line\n
 wait answer 4 tokens
@@ -82,7 +82,7 @@ exit 0
 STEPS
 
 # One answer at a terminal.
-play -p hello -n 8 -s 1 <<'STEPS'
+play -p hello -n 8 -s 1 --ignore-eos <<'STEPS'
 wait answer 8 tokens
 exit 0
 STEPS

@@ -84,7 +84,7 @@ ok "$TANDEM" run -m "$TMP/a.gguf" --raw -p "Once upon a time" -n 8 --temp 0 --st
 says '"prompt_tokens":'
 says '"stop_reason":"length"'
 says '"generated_tokens":8'
-ok "$TANDEM" run -m "$TMP/a.gguf" --raw -p "Once upon a time" -c 32
+ok "$TANDEM" run -m "$TMP/a.gguf" --raw -p "Once upon a time" -c 32 --ignore-eos
 says "the context of 32 tokens is full; use a larger --ctx"
 
 # bench
