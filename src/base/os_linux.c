@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The operating system, as Linux has it (macOS: os_darwin.c when it comes). The only file that
 // needs more than POSIX. It maps files, counts memory and reads CPU facts from /proc and /sys.
-#define _GNU_SOURCE
+#define _GNU_SOURCE // NOLINT(bugprone-reserved-identifier): the C library's own switch
 #include "base/os.h"
 
 #include <errno.h>
