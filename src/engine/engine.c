@@ -46,9 +46,10 @@ int td_engine_open(struct td_engine **out, const struct td_model *model,
     e->logits_bytes = (size_t)e->cfg.device.max_logits_rows * model->spec.n_vocab * sizeof(float);
     e->logits = td_os_reserve(e->logits_bytes);
     if (!e->parts || !e->part_of || !e->logits) {
+        const int failure = td_fail(err, TD_ENOMEM, "no memory for the logits of %u rows",
+                                    e->cfg.device.max_logits_rows);
         td_engine_close(e);
-        return td_fail(err, TD_ENOMEM, "no memory for the logits of %u rows",
-                       e->cfg.device.max_logits_rows);
+        return failure;
     }
     e->snapshot_bytes = one_snapshot_bytes(e);
     e->watch.cancel = &e->is_cancelled;
@@ -124,7 +125,7 @@ static struct plan form_batch(struct td_engine *e)
         if (pending(s) == 1) add(e, &p, s);
     struct td_session *first = e->after ? e->after : e->sessions;
     struct td_session *s = first;
-    for (uint32_t i = 0; i < e->n_sessions && p.n_rows < e->cfg.device.max_rows; i++) {
+    for (uint32_t i = 0; s && i < e->n_sessions && p.n_rows < e->cfg.device.max_rows; i++) {
         if (pending(s) > 1) {
             add(e, &p, s);
             e->after = s->next;

@@ -76,7 +76,7 @@ static inline const float *td_q16_d(const void *row, uint32_t n)
 //               w is converted to f32 exactly first (MXFP4, Q8_0: code times scale, rounded once).
 typedef void td_mm_fn(float *const *y, const void *w, const void *const *x, uint32_t n_in,
                       uint32_t n_out, uint32_t n_rows, void *scratch);
-#define TD_MM_SCRATCH_BYTES (256u * 1024u)
+#define TD_MM_SCRATCH_BYTES ((size_t)256 * 1024)
 
 // State of attention for n_q query heads that share one KV head, kept by the caller between blocks:
 // running maximum m, sum l and weighted values acc. Starts as m = -INFINITY, l = 0, acc = 0.

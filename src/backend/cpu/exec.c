@@ -86,7 +86,7 @@ static void do_kv_put(struct td_device *dev, const struct td_op *op, const struc
     uint8_t *page = td_kv_page_bytes(dev, dev->batch->parts[row->i_part].kv, op->layer,
                                      row->pos / TD_ATTN_BLOCK);
     const size_t head_bytes = (size_t)op->head_dim * dev->kv_elem_bytes;
-    const size_t v_in_page = op->n_kv_heads * TD_ATTN_BLOCK * head_bytes;
+    const size_t v_in_page = (size_t)op->n_kv_heads * TD_ATTN_BLOCK * head_bytes;
     const float *k = td_cpu_row(dev, op->in, r);
     const float *v = td_cpu_row(dev, op->in2, r);
     for (uint32_t h = 0; h < op->n_kv_heads; h++) {

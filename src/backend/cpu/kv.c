@@ -41,6 +41,8 @@ int td_kv_pool_init(struct td_kv_pool *pool, const struct td_spec *spec, bool is
         td_os_info(&os);
         max_bytes = os.memory_bytes ? os.memory_bytes : (uint64_t)16 << 30;
     }
+    // Every layer has heads: the model was checked.
+    assert(page_bytes > 0);
     uint64_t n_pages = max_bytes / page_bytes;
     if (n_pages < 1) n_pages = 1;
     if (n_pages >= TD_NO_PAGE) n_pages = TD_NO_PAGE - 1;
@@ -388,7 +390,7 @@ static void page_to_flat(const struct td_device *dev, uint32_t layer, const stru
 {
     const struct td_kv_layer *l = &dev->model->spec.kv[layer];
     const size_t head_bytes = (size_t)l->head_dim * dev->kv_elem_bytes;
-    const size_t v_in_page = l->n_kv_heads * TD_ATTN_BLOCK * head_bytes;
+    const size_t v_in_page = (size_t)l->n_kv_heads * TD_ATTN_BLOCK * head_bytes;
     for (uint32_t i = p->first; i < p->last; i++) {
         for (uint32_t h = 0; h < l->n_kv_heads; h++) {
             const uint8_t *k = p->page + ((size_t)h * TD_ATTN_BLOCK + i) * head_bytes;
@@ -404,7 +406,7 @@ static void flat_to_page(const struct td_device *dev, uint32_t layer, const stru
 {
     const struct td_kv_layer *l = &dev->model->spec.kv[layer];
     const size_t head_bytes = (size_t)l->head_dim * dev->kv_elem_bytes;
-    const size_t v_in_page = l->n_kv_heads * TD_ATTN_BLOCK * head_bytes;
+    const size_t v_in_page = (size_t)l->n_kv_heads * TD_ATTN_BLOCK * head_bytes;
     for (uint32_t i = p->first; i < p->last; i++) {
         for (uint32_t h = 0; h < l->n_kv_heads; h++) {
             uint8_t *k = p->page + ((size_t)h * TD_ATTN_BLOCK + i) * head_bytes;
@@ -419,7 +421,7 @@ int td_cpu_kv_read(const struct td_kv_pin *pin, void *out, size_t size_bytes, st
 {
     const struct td_device *dev = pin->dev;
     const size_t pos_bytes = position_bytes(dev, pin->layer);
-    const int code = check_size(size_bytes, 2 * pin->n * pos_bytes, err);
+    const int code = check_size(size_bytes, (size_t)2 * pin->n * pos_bytes, err);
     if (code != TD_OK) return code;
     const uint32_t end = pin->pos0 + pin->n;
     for (uint32_t pos = pin->pos0; pos < end;) {
@@ -445,7 +447,7 @@ int td_cpu_kv_write(const struct td_kv_span *span, const void *in, size_t size_b
     int code = check_span(span, err);
     if (code != TD_OK) return code;
     const size_t pos_bytes = position_bytes(dev, span->layer);
-    code = check_size(size_bytes, 2 * span->n * pos_bytes, err);
+    code = check_size(size_bytes, (size_t)2 * span->n * pos_bytes, err);
     if (code != TD_OK) return code;
     if (span->pos0 < kv->len)
         return td_fail(err, TD_EARG, "KV span: position %u is already in use", span->pos0);
