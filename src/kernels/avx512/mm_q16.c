@@ -20,7 +20,7 @@
 #define PANEL_BLOCK_BYTES (2 * TD_QK * LANES + 4 * LANES)
 #define PANEL_BLOCKS      208u
 #define PLANE_BLOCKS      2048u
-#define TILE_ROWS         16 // activation rows that share a pass over the panel
+#define TILE_ROWS         8 // activation rows that share a pass over the panel
 #define COPY_BLOCKS       64u
 
 // A block of activations in bytes; 16 bytes a lane of the vectors it meets.
@@ -196,22 +196,14 @@ TARGET static void tile_any(uint32_t n, const struct tile *t, float *const *y, c
     case 5: tile_n(5, t, y, x); return;
     case 6: tile_n(6, t, y, x); return;
     case 7: tile_n(7, t, y, x); return;
-    case 8: tile_n(8, t, y, x); return;
-    case 9: tile_n(9, t, y, x); return;
-    case 10: tile_n(10, t, y, x); return;
-    case 11: tile_n(11, t, y, x); return;
-    case 12: tile_n(12, t, y, x); return;
-    case 13: tile_n(13, t, y, x); return;
-    case 14: tile_n(14, t, y, x); return;
-    case 15: tile_n(15, t, y, x); return;
-    default: tile_n(16, t, y, x); return;
+    default: tile_n(8, t, y, x); return;
     }
 }
 
 INLINE void many_rows(const struct tile *t, float *const *y, const void *const *x, uint32_t n_rows,
                       uint32_t o)
 {
-    // Tiles of nearly one size: 17 rows are 9 and 8, not 16 and 1.
+    // Tiles of nearly one size: 9 rows are 5 and 4, not 8 and 1.
     const uint32_t n_tiles = (n_rows + TILE_ROWS - 1) / TILE_ROWS;
     uint32_t r = 0;
     for (uint32_t i = 0; i < n_tiles; i++) {
