@@ -109,7 +109,6 @@ static void take_generic(struct td_kernels *k)
         .mm_bf16_f32 = td_mm_bf16_f32_generic,
         .mm_q8_0_f32 = td_mm_q8_0_f32_generic,
         .mm_mxfp4_f32 = td_mm_mxfp4_f32_generic,
-        .mm_q8_0_q8 = td_mm_q8_0_q8_generic,
         .mm_mxfp4_q8 = td_mm_mxfp4_q8_generic,
         .mm_q8_0_q16 = td_mm_q8_0_q16_generic,
         .row_f32 = td_row_f32_generic,
@@ -138,7 +137,6 @@ static void take_avx2(struct td_kernels *k)
     k->mm_bf16_f32 = td_mm_bf16_f32_avx2;
     k->mm_q8_0_f32 = td_mm_q8_0_f32_avx2;
     k->mm_mxfp4_f32 = td_mm_mxfp4_f32_avx2;
-    k->mm_q8_0_q8 = td_mm_q8_0_q8_avx2;
     k->mm_mxfp4_q8 = td_mm_mxfp4_q8_avx2;
     k->mm_q8_0_q16 = td_mm_q8_0_q16_avx2;
     k->row_f32 = td_row_f32_avx2;
@@ -164,7 +162,6 @@ static void take_avx512(struct td_kernels *k)
     k->mm_bf16_f32 = td_mm_bf16_f32_avx512;
     k->mm_q8_0_f32 = td_mm_q8_0_f32_avx512;
     k->mm_mxfp4_f32 = td_mm_mxfp4_f32_avx512;
-    k->mm_q8_0_q8 = td_mm_q8_0_q8_avx512;
     k->mm_mxfp4_q8 = td_mm_mxfp4_q8_avx512;
     k->mm_q8_0_q16 = td_mm_q8_0_q16_avx512;
     k->row_f32 = td_row_f32_avx512;
@@ -192,7 +189,6 @@ static void take_neon(struct td_kernels *k)
     k->mm_bf16_f32 = td_mm_bf16_f32_neon;
     k->mm_q8_0_f32 = td_mm_q8_0_f32_neon;
     k->mm_mxfp4_f32 = td_mm_mxfp4_f32_neon;
-    k->mm_q8_0_q8 = td_mm_q8_0_q8_neon;
     k->mm_mxfp4_q8 = td_mm_mxfp4_q8_neon;
     k->mm_q8_0_q16 = td_mm_q8_0_q16_neon;
     k->row_f32 = td_row_f32_neon;
@@ -207,7 +203,6 @@ static void take_neon(struct td_kernels *k)
     k->attend_f16 = td_attend_f16_neon;
     k->attend_f32 = td_attend_f32_neon;
     if (has_i8mm()) {
-        k->mm_q8_0_q8 = td_mm_q8_0_q8_i8mm;
         k->mm_mxfp4_q8 = td_mm_mxfp4_q8_i8mm;
     }
 }

@@ -40,7 +40,8 @@ static inline const int32_t *td_q8_s(const void *row, uint32_t n)
 }
 
 // A row of n activations in 16 bits (n a multiple of 32): int16_t q[n], in -32767..32767, then
-// float d[n / 32] = max |x| of the block / 32767; 64-byte aligned. Rounding as for 8 bits.
+// float d[n / 32] = max |x| of the block / 32767; 64-byte aligned. Rounding, infinities and NaN as
+// for 8 bits; d and q are 0 where d would be below 2^-112.
 // For Q8_0 weights: 8-bit activations at the attention and output matrices are two thirds of the
 // distance to the exact logits, but these matrices are a fifth of the arithmetic.
 static inline size_t td_q16_row_bytes(uint32_t n)
@@ -56,23 +57,21 @@ static inline const float *td_q16_d(const void *row, uint32_t n)
 //
 //   y   n_rows pointers to f32; y[r][0 .. n_out) written
 //   w   n_out rows of n_in elements of the slot's weight type, as they lie in the file: row o
-//   starts
-//       at w + o * bytes of a row; no alignment beyond 1 byte is promised
-//   x   n_rows pointers to rows of n_in: f32 for *_f32 slots, a q8 row (above) for *_q8 slots,
-//       64-byte aligned
+//       starts at w + o * bytes of a row; no alignment beyond 1 byte is promised
+//   x   n_rows pointers to rows of n_in: f32 for *_f32 slots, a q8 or q16 row (above) for *_q8 and
+//       *_q16 slots, 64-byte aligned
 //   scratch  TD_MM_SCRATCH_BYTES, 64-byte aligned, this thread's own
 //
 // A NaN is a NaN on every set, but not always the same one.
 // Bits of y[r][o] depend on w row o and x[r] only: not on n_rows, n_out or their neighbours.
 // Order, *_q8:  acc = 0; for each block b ascending: acc = fmaf(dw[b] * dx[b], (float)isum[b], acc)
-//               where isum is the exact integer dot product of the block. For MXFP4 isum is of the
+//               where isum is the exact integer dot product of the block. For MXFP4 it is of the
 //               doubled E2M1 values (integers 0 1 2 3 4 6 8 12) and dw = 2^(e - 128),
 //               NaN for e = 255.
-// Order, *_q16: the same; isum is below 32 * 128 * 32767 < 2^31, exact, and (float)isum rounds to
+// Order, *_q16: the same; isum is at most 32 * 128 * 32767 < 2^31, exact, and (float)isum rounds to
 //               nearest even.
 // Order, *_f32: 16 accumulators, element i goes to accumulator i % 16 by fmaf(w, x, acc),
-// ascending;
-//               folded 16 -> 8 -> 4 -> 2 -> 1 by adding the upper half to the lower.
+//               ascending; folded 16 -> 8 -> 4 -> 2 -> 1 by adding the upper half to the lower.
 //               w is converted to f32 exactly first (MXFP4, Q8_0: code times scale, rounded once).
 typedef void td_mm_fn(float *const *y, const void *w, const void *const *x, uint32_t n_in,
                       uint32_t n_out, uint32_t n_rows, void *scratch);
@@ -112,7 +111,6 @@ struct td_kernels {
     td_mm_fn *mm_bf16_f32;
     td_mm_fn *mm_q8_0_f32;
     td_mm_fn *mm_mxfp4_f32;
-    td_mm_fn *mm_q8_0_q8;
     td_mm_fn *mm_mxfp4_q8;
     td_mm_fn *mm_q8_0_q16;
 

@@ -16,7 +16,6 @@ const struct mm_slot mm_slots[N_MM_SLOTS] = {
     {"mm_bf16_f32", TD_BF16, ACT_F32, offsetof(struct td_kernels, mm_bf16_f32)},
     {"mm_q8_0_f32", TD_Q8_0, ACT_F32, offsetof(struct td_kernels, mm_q8_0_f32)},
     {"mm_mxfp4_f32", TD_MXFP4, ACT_F32, offsetof(struct td_kernels, mm_mxfp4_f32)},
-    {"mm_q8_0_q8", TD_Q8_0, ACT_Q8, offsetof(struct td_kernels, mm_q8_0_q8)},
     {"mm_mxfp4_q8", TD_MXFP4, ACT_Q8, offsetof(struct td_kernels, mm_mxfp4_q8)},
     {"mm_q8_0_q16", TD_Q8_0, ACT_Q16, offsetof(struct td_kernels, mm_q8_0_q16)},
 };

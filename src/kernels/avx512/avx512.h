@@ -11,7 +11,6 @@ td_mm_fn td_mm_f16_f32_avx512;
 td_mm_fn td_mm_bf16_f32_avx512;
 td_mm_fn td_mm_q8_0_f32_avx512;
 td_mm_fn td_mm_mxfp4_f32_avx512;
-td_mm_fn td_mm_q8_0_q8_avx512;
 td_mm_fn td_mm_mxfp4_q8_avx512;
 td_mm_fn td_mm_q8_0_q16_avx512;
 

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: MIT
-// Matrix products with 8-bit activations, for AVX-512 VNNI.
+// MXFP4 weights by 8-bit activations, for AVX-512 VNNI.
 //
-// VPDPBUSD adds four products of unsigned by signed bytes to each 32-bit lane. Weights are made
-// unsigned by an offset (12 for doubled E2M1, 128 for Q8_0), and the offset times the sum of the
-// block's activations, which their row carries, is taken back: that is where a sum starts.
+// VPDPBUSD adds four products of unsigned by signed bytes to each 32-bit lane. Doubled E2M1 values
+// are made unsigned by adding 12, and 12 times the sum of the block's activations, which their row
+// carries, is taken back: that is where a sum starts.
 //
 // Sixteen outputs are computed together, one per lane, so that the one float operation per block
 // and output, whose order is fixed, costs a sixteenth. Two ways to their integer sums:
 //   few rows:  weights stay as they are in the file; four rows of 16 bytes make a vector, whose
-//   four
-//              lanes of four partial sums go through a transposing add tree;
+//              four lanes of four partial sums go through a transposing add tree;
 //   many rows: the 16 weight rows are unpacked once into a panel where lane o holds four
-//   consecutive
-//              elements of output o, so that a broadcast of four activation bytes does the rest.
+//              consecutive elements of output o, so that a broadcast of four activation bytes does
+//              the rest.
 // Same integers, same floats, same order: same bits.
 #include "kernels/avx512/avx512.h"
 
@@ -27,83 +26,60 @@
 #define TILE_ROWS         16  // activation rows that share a pass over the panel
 #define COPY_BLOCKS       64u // see copy_rows
 #define MIN_PANEL_ROWS    3   // from here on unpacking pays
+#define OFFSET            12  // of the codes, see above
 
 struct scratch {
     uint8_t panel[PANEL_BLOCKS * PANEL_BLOCK_BYTES];
     int32_t offset[TILE_ROWS][PANEL_BLOCKS]; // where the sums start
-    uint8_t copy[LANES * COPY_BLOCKS * sizeof(struct td_block_q8_0)];
+    uint8_t copy[LANES * COPY_BLOCKS * TD_MXFP4_BYTES];
 };
 _Static_assert(sizeof(struct scratch) <= TD_MM_SCRATCH_BYTES, "fits");
 
-INLINE size_t block_bytes(enum td_type type)
-{
-    return type == TD_MXFP4 ? TD_MXFP4_BYTES : TD_Q8_0_BYTES;
-}
-
-INLINE int32_t code_offset(enum td_type type)
-{
-    return type == TD_MXFP4 ? 12 : 128;
-}
-
 // One block of four rows (p: of the first of them) as unsigned codes: elements 0-15 and 16-31.
-INLINE void codes4(enum td_type type, const uint8_t *p, size_t stride, __m512i *lo, __m512i *hi)
+INLINE void codes4(const uint8_t *p, size_t stride, __m512i *lo, __m512i *hi)
 {
-    if (type == TD_MXFP4) {
-        const __m512i plus12 = _mm512_broadcast_i32x4(
-            _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-        const __m512i nibble = _mm512_set1_epi8(15);
-        const __m512i v = load4(p + 1, stride);
-        *lo = _mm512_shuffle_epi8(plus12, _mm512_and_si512(v, nibble));
-        *hi = _mm512_shuffle_epi8(plus12, _mm512_and_si512(_mm512_srli_epi16(v, 4), nibble));
-    } else {
-        const __m512i top = _mm512_set1_epi8((char)-128);
-        *lo = _mm512_xor_si512(load4(p + 2, stride), top);
-        *hi = _mm512_xor_si512(load4(p + 18, stride), top);
-    }
+    const __m512i plus12 = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m512i nibble = _mm512_set1_epi8(15);
+    const __m512i v = load4(p + 1, stride);
+    *lo = _mm512_shuffle_epi8(plus12, _mm512_and_si512(v, nibble));
+    *hi = _mm512_shuffle_epi8(plus12, _mm512_and_si512(_mm512_srli_epi16(v, 4), nibble));
 }
 
 // Scales of one block of the 16 rows. Bytes travel through memory: the load and store ports idle
 // here while the vector ports are what limits.
-INLINE void scales16(enum td_type type, float *out, const uint8_t *p, size_t stride)
+INLINE void scales16(float *out, const uint8_t *p, size_t stride)
 {
-    if (type == TD_MXFP4) {
-        for (int o = 0; o < LANES; o++) {
-            memcpy(out + o, &td_e8m0_half[p[(size_t)o * stride]], sizeof(float));
-        }
-    } else {
-        uint16_t d[LANES];
-        for (int o = 0; o < LANES; o++) d[o] = td_load_u16(p + (size_t)o * stride);
-        _mm512_storeu_ps(out, _mm512_cvtph_ps(load256(d)));
+    for (int o = 0; o < LANES; o++) {
+        memcpy(out + o, &td_e8m0_half[p[(size_t)o * stride]], sizeof(float));
     }
 }
 
 // Products of the rows with one activation row, from acc on.
-INLINE __m512 few_rows(enum td_type type, const struct rows16 *w, const void *x, uint32_t n_in,
-                       __m512 acc)
+INLINE __m512 few_rows(const struct rows16 *w, const void *x, uint32_t n_in, __m512 acc)
 {
     enum { BATCH = 16 }; // blocks whose scales are fetched ahead, so that their stores have landed
-    const size_t bytes = block_bytes(type);
     const int8_t *q = (const int8_t *)x + (size_t)w->first * TD_QK;
     const float *d = td_q8_d(x, n_in) + w->first;
     const int32_t *s = td_q8_s(x, n_in) + w->first;
     float scale[BATCH * LANES];
     for (uint32_t b0 = 0; b0 < w->n_blocks; b0 += BATCH) {
         const uint32_t b1 = td_min_u32(b0 + BATCH, w->n_blocks);
-        const uint8_t *p = w->p + b0 * bytes;
-        for (uint32_t b = b0; b < b1; b++, p += bytes) {
-            scales16(type, scale + (b - b0) * LANES, p, w->stride);
+        const uint8_t *p = w->p + b0 * TD_MXFP4_BYTES;
+        for (uint32_t b = b0; b < b1; b++, p += TD_MXFP4_BYTES) {
+            scales16(scale + (b - b0) * LANES, p, w->stride);
         }
-        p = w->p + b0 * bytes;
-        for (uint32_t b = b0; b < b1; b++, p += bytes) {
+        p = w->p + b0 * TD_MXFP4_BYTES;
+        for (uint32_t b = b0; b < b1; b++, p += TD_MXFP4_BYTES) {
             const __m512i x_lo = _mm512_broadcast_i32x4(load128(q + b * TD_QK));
             const __m512i x_hi = _mm512_broadcast_i32x4(load128(q + b * TD_QK + 16));
             // A quarter in each of the four lanes that become one.
-            const __m512i start = _mm512_set1_epi32(-(code_offset(type) / 4) * s[b]);
+            const __m512i start = _mm512_set1_epi32(-(OFFSET / 4) * s[b]);
             __m512i v[4];
             TD_UNROLL
             for (int i = 0; i < 4; i++) {
                 __m512i lo, hi;
-                codes4(type, p + (size_t)i * w->stride, 4 * w->stride, &lo, &hi);
+                codes4(p + (size_t)i * w->stride, 4 * w->stride, &lo, &hi);
                 v[i] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, lo, x_lo), hi, x_hi);
             }
             const __m512 dw = _mm512_loadu_ps(scale + (b - b0) * LANES);
@@ -114,14 +90,14 @@ INLINE __m512 few_rows(enum td_type type, const struct rows16 *w, const void *x,
     return acc;
 }
 
-INLINE void unpack(enum td_type type, uint8_t *panel, const struct rows16 *w)
+INLINE void unpack(uint8_t *panel, const struct rows16 *w)
 {
     const uint8_t *p = w->p;
-    for (uint32_t b = 0; b < w->n_blocks; b++, p += block_bytes(type), panel += PANEL_BLOCK_BYTES) {
+    for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_MXFP4_BYTES, panel += PANEL_BLOCK_BYTES) {
         __m512i lo[4], hi[4];
         TD_UNROLL
         for (int i = 0; i < 4; i++) {
-            codes4(type, p + (size_t)i * w->stride, 4 * w->stride, &lo[i], &hi[i]);
+            codes4(p + (size_t)i * w->stride, 4 * w->stride, &lo[i], &hi[i]);
         }
         __m512i dwords[8];
         transpose4(dwords, lo);
@@ -129,7 +105,7 @@ INLINE void unpack(enum td_type type, uint8_t *panel, const struct rows16 *w)
         TD_UNROLL
         for (int k = 0; k < 8; k++) _mm512_storeu_si512(panel + 64 * k, dwords[k]);
         float scale[LANES];
-        scales16(type, scale, p, w->stride);
+        scales16(scale, p, w->stride);
         memcpy(panel + 512, scale, sizeof(scale));
     }
 }
@@ -199,10 +175,10 @@ TARGET static void tile_any(uint32_t n, const struct tile *t, float *const *y, c
 }
 
 // Panel times all rows; y[r] + o is where outputs go.
-INLINE void many_rows(enum td_type type, struct scratch *s, const struct tile *t, float *const *y,
+INLINE void many_rows(struct scratch *s, const struct tile *t, float *const *y,
                       const void *const *x, uint32_t n_rows, uint32_t o)
 {
-    unpack(type, s->panel, t->w);
+    unpack(s->panel, t->w);
     // Tiles of nearly one size: 17 rows are 9 and 8, not 16 and 1.
     const uint32_t n_tiles = (n_rows + TILE_ROWS - 1) / TILE_ROWS;
     uint32_t r = 0;
@@ -213,19 +189,20 @@ INLINE void many_rows(enum td_type type, struct scratch *s, const struct tile *t
             yo[j] = y[r + j] + o;
             const int32_t *sum = td_q8_s(x[r + j], t->n_in) + t->w->first;
             int32_t *offset = s->offset[j];
-            for (uint32_t b = 0; b < t->w->n_blocks; b++) offset[b] = -code_offset(type) * sum[b];
+            for (uint32_t b = 0; b < t->w->n_blocks; b++) offset[b] = -OFFSET * sum[b];
         }
         tile_any(n, t, yo, x + r);
         r += n;
     }
 }
 
-INLINE void mm(enum td_type type, float *const *y, const uint8_t *w, const void *const *x,
-               uint32_t n_in, uint32_t n_out, uint32_t n_rows, struct scratch *s)
+TARGET void td_mm_mxfp4_q8_avx512(float *const *y, const void *w, const void *const *x,
+                                  uint32_t n_in, uint32_t n_out, uint32_t n_rows, void *scratch)
 {
     assert(n_in % TD_QK == 0);
+    struct scratch *s = scratch;
     const uint32_t n_blocks = n_in / TD_QK;
-    const size_t stride = n_blocks * block_bytes(type);
+    const size_t stride = n_blocks * TD_MXFP4_BYTES;
     const uint32_t n = td_min_u32(n_out, LANES);
     const __mmask16 mask = first_lanes(n);
     for (uint32_t i = 0; i < n_out; i += LANES) {
@@ -233,33 +210,21 @@ INLINE void mm(enum td_type type, float *const *y, const uint8_t *w, const void 
         const uint32_t o = td_min_u32(i, n_out - n);
         uint32_t step = n < LANES ? COPY_BLOCKS : n_rows < MIN_PANEL_ROWS ? n_blocks : PANEL_BLOCKS;
         for (uint32_t b = 0; b < n_blocks; b += step) {
-            struct rows16 g = {w + o * stride + b * block_bytes(type), stride, b,
+            struct rows16 g = {(const uint8_t *)w + o * stride + b * TD_MXFP4_BYTES, stride, b,
                                td_min_u32(step, n_blocks - b)};
-            if (n < LANES) copy_rows(block_bytes(type), s->copy, &g, n);
+            if (n < LANES) copy_rows(TD_MXFP4_BYTES, s->copy, &g, n);
             if (n_rows >= MIN_PANEL_ROWS) {
                 const struct tile t = {s, &g, n_in, mask};
-                many_rows(type, s, &t, y, x, n_rows, o);
+                many_rows(s, &t, y, x, n_rows, o);
                 continue;
             }
             for (uint32_t r = 0; r < n_rows; r++) {
                 __m512 acc = b ? _mm512_maskz_loadu_ps(mask, y[r] + o) : _mm512_setzero_ps();
-                acc = few_rows(type, &g, x[r], n_in, acc);
+                acc = few_rows(&g, x[r], n_in, acc);
                 _mm512_mask_storeu_ps(y[r] + o, mask, acc);
             }
         }
     }
-}
-
-TARGET void td_mm_q8_0_q8_avx512(float *const *y, const void *w, const void *const *x,
-                                 uint32_t n_in, uint32_t n_out, uint32_t n_rows, void *scratch)
-{
-    mm(TD_Q8_0, y, w, x, n_in, n_out, n_rows, scratch);
-}
-
-TARGET void td_mm_mxfp4_q8_avx512(float *const *y, const void *w, const void *const *x,
-                                  uint32_t n_in, uint32_t n_out, uint32_t n_rows, void *scratch)
-{
-    mm(TD_MXFP4, y, w, x, n_in, n_out, n_rows, scratch);
 }
 
 #endif

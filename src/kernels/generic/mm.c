@@ -71,19 +71,6 @@ void td_mm_mxfp4_f32_generic(float *const *y, const void *w, const void *const *
     mm_f32(TD_MXFP4, y, w, x, n_in, n_out, n_rows);
 }
 
-static float dot_q8_0_q8(const uint8_t *w, const void *x, uint32_t n)
-{
-    const int8_t *q = x;
-    const float *d = td_q8_d(x, n);
-    float acc = 0.0f;
-    for (uint32_t b = 0; b < n / TD_QK; b++, w += TD_Q8_0_BYTES, q += TD_QK) {
-        int32_t isum = 0;
-        for (int i = 0; i < TD_QK; i++) isum += (int8_t)w[2 + i] * q[i];
-        acc = fmaf(td_f32_of_f16(td_load_u16(w)) * d[b], (float)isum, acc);
-    }
-    return acc;
-}
-
 static float dot_mxfp4_q8(const uint8_t *w, const void *x, uint32_t n)
 {
     const int8_t *q = x;
@@ -98,17 +85,6 @@ static float dot_mxfp4_q8(const uint8_t *w, const void *x, uint32_t n)
         acc = fmaf(td_f32_of_bits(td_e8m0_half[w[0]]) * d[b], (float)isum, acc);
     }
     return acc;
-}
-
-void td_mm_q8_0_q8_generic(float *const *y, const void *w, const void *const *x, uint32_t n_in,
-                           uint32_t n_out, uint32_t n_rows, void *scratch)
-{
-    (void)scratch;
-    assert(n_in % TD_QK == 0);
-    const uint8_t *wo = w;
-    for (uint32_t o = 0; o < n_out; o++, wo += n_in / TD_QK * TD_Q8_0_BYTES) {
-        for (uint32_t r = 0; r < n_rows; r++) y[r][o] = dot_q8_0_q8(wo, x[r], n_in);
-    }
 }
 
 void td_mm_mxfp4_q8_generic(float *const *y, const void *w, const void *const *x, uint32_t n_in,

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT
-// Matrix products with 8-bit activations, for Arm with SDOT, and with SMMLA where there is i8mm.
+// MXFP4 weights by 8-bit activations, for Arm with SDOT, and with SMMLA where there is i8mm.
 //
 // Eight outputs are computed together, in the lanes of two vectors, so that the one float operation
 // per block and output, whose order is fixed, costs a quarter. Two ways to their integer sums:
 //   few rows:  weights stay as they are in the file; the four partial sums of each row are folded
-//   by
-//              pairwise additions;
+//              by pairwise additions;
 //   many rows: the eight weight rows are unpacked once into a panel where a lane holds four
 //              consecutive elements of its output, so that SDOT by a lane of the activations does
 //              the rest. SMMLA multiplies two rows of eight by two rows of eight, twice the work of
@@ -26,64 +25,44 @@
 
 struct scratch {
     uint8_t panel[PANEL_BLOCKS * PANEL_BLOCK_BYTES];
-    uint8_t copy[LANES * COPY_BLOCKS * sizeof(struct td_block_q8_0)];
+    uint8_t copy[LANES * COPY_BLOCKS * TD_MXFP4_BYTES];
 };
 _Static_assert(sizeof(struct scratch) <= TD_MM_SCRATCH_BYTES, "fits");
 
-INLINE size_t block_bytes(enum td_type type)
-{
-    return type == TD_MXFP4 ? TD_MXFP4_BYTES : TD_Q8_0_BYTES;
-}
-
 // One block of a row as integers: elements 0-15 and 16-31.
-INLINE void codes(enum td_type type, const uint8_t *p, int8x16_t *lo, int8x16_t *hi)
+INLINE void codes(const uint8_t *p, int8x16_t *lo, int8x16_t *hi)
 {
-    if (type == TD_MXFP4) {
-        const int8x16_t values = vld1q_s8(td_e2m1_doubled);
-        const uint8x16_t v = vld1q_u8(p + 1);
-        *lo = vqtbl1q_s8(values, vandq_u8(v, vdupq_n_u8(15)));
-        *hi = vqtbl1q_s8(values, vshrq_n_u8(v, 4));
-    } else {
-        *lo = vreinterpretq_s8_u8(vld1q_u8(p + 2));
-        *hi = vreinterpretq_s8_u8(vld1q_u8(p + 18));
-    }
+    const int8x16_t values = vld1q_s8(td_e2m1_doubled);
+    const uint8x16_t v = vld1q_u8(p + 1);
+    *lo = vqtbl1q_s8(values, vandq_u8(v, vdupq_n_u8(15)));
+    *hi = vqtbl1q_s8(values, vshrq_n_u8(v, 4));
 }
 
-INLINE struct f32x8 scales8(enum td_type type, const uint8_t *p, size_t stride)
+INLINE struct f32x8 scales8(const uint8_t *p, size_t stride)
 {
-    struct f32x8 d;
-    if (type == TD_MXFP4) {
-        uint32_t bits[LANES];
-        for (int o = 0; o < LANES; o++) bits[o] = td_e8m0_half[p[(size_t)o * stride]];
-        d.v[0] = vreinterpretq_f32_u32(vld1q_u32(bits));
-        d.v[1] = vreinterpretq_f32_u32(vld1q_u32(bits + 4));
-    } else {
-        uint16_t half[LANES];
-        for (int o = 0; o < LANES; o++) half[o] = td_load_u16(p + (size_t)o * stride);
-        d.v[0] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(half)));
-        d.v[1] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(half + 4)));
-    }
-    return d;
+    uint32_t bits[LANES];
+    for (int o = 0; o < LANES; o++) bits[o] = td_e8m0_half[p[(size_t)o * stride]];
+    return (struct f32x8){
+        {vreinterpretq_f32_u32(vld1q_u32(bits)), vreinterpretq_f32_u32(vld1q_u32(bits + 4))}};
 }
 
 // Products of the rows with one activation row, from acc on.
-INLINE struct f32x8 few_rows(enum td_type type, const struct rows8 *w, const void *x, uint32_t n_in,
-                             struct f32x8 acc)
+INLINE struct f32x8 few_rows(const struct rows8 *w, const void *x, uint32_t n_in, struct f32x8 acc)
 {
     const int8_t *q = (const int8_t *)x + (size_t)w->first * TD_QK;
     const float *d = td_q8_d(x, n_in) + w->first;
     const uint8_t *p = w->p;
-    for (uint32_t b = 0; b < w->n_blocks; b++, p += block_bytes(type), q += TD_QK) {
+    for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_MXFP4_BYTES, q += TD_QK) {
         const int8x16_t x_lo = vld1q_s8(q);
         const int8x16_t x_hi = vld1q_s8(q + 16);
-        const struct f32x8 dw = scales8(type, p, w->stride);
+        const struct f32x8 dw = scales8(p, w->stride);
         TD_UNROLL
         for (int g = 0; g < 2; g++) {
             int32x4_t v[4];
             TD_UNROLL
             for (int i = 0; i < 4; i++) {
                 int8x16_t lo, hi;
-                codes(type, p + (size_t)(4 * g + i) * w->stride, &lo, &hi);
+                codes(p + (size_t)(4 * g + i) * w->stride, &lo, &hi);
                 v[i] = DOT(DOT(vdupq_n_s32(0), lo, x_lo), hi, x_hi);
             }
             acc.v[g] = add_block(acc.v[g], dw.v[g], d[b], sums4(v));
@@ -92,21 +71,21 @@ INLINE struct f32x8 few_rows(enum td_type type, const struct rows8 *w, const voi
     return acc;
 }
 
-INLINE void unpack(enum td_type type, uint8_t *panel, const struct rows8 *w)
+TARGET static void unpack(uint8_t *panel, const struct rows8 *w)
 {
     const uint8_t *p = w->p;
-    for (uint32_t b = 0; b < w->n_blocks; b++, p += block_bytes(type), panel += PANEL_BLOCK_BYTES) {
+    for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_MXFP4_BYTES, panel += PANEL_BLOCK_BYTES) {
         TD_UNROLL
         for (int g = 0; g < 2; g++) {
             int8x16_t lo[4], hi[4];
             TD_UNROLL
             for (int i = 0; i < 4; i++) {
-                codes(type, p + (size_t)(4 * g + i) * w->stride, &lo[i], &hi[i]);
+                codes(p + (size_t)(4 * g + i) * w->stride, &lo[i], &hi[i]);
             }
             transpose4(panel + 16 * g, lo);
             transpose4(panel + 128 + 16 * g, hi);
         }
-        const struct f32x8 d = scales8(type, p, w->stride);
+        const struct f32x8 d = scales8(p, w->stride);
         vst1q_u8(panel + 256, vreinterpretq_u8_f32(d.v[0]));
         vst1q_u8(panel + 272, vreinterpretq_u8_f32(d.v[1]));
     }
@@ -169,33 +148,22 @@ TARGET static void tile_any(uint32_t n, const struct tile *t, float *const *y, c
     }
 }
 
-// A weight type, and how its panel is made and used.
+// How a panel is made and used.
 struct way {
-    enum td_type type;
     void (*unpack)(uint8_t *panel, const struct rows8 *w);
     void (*tile)(uint32_t n, const struct tile *t, float *const *y, const void *const *x);
 };
 
-TARGET static void unpack_q8_0(uint8_t *panel, const struct rows8 *w)
-{
-    unpack(TD_Q8_0, panel, w);
-}
-
-TARGET static void unpack_mxfp4(uint8_t *panel, const struct rows8 *w)
-{
-    unpack(TD_MXFP4, panel, w);
-}
-
 // As unpack, for SMMLA: for each eight elements, four pairs of outputs.
-INLINE void unpack_pairs(enum td_type type, uint8_t *panel, const struct rows8 *w)
+TARGET static void unpack_pairs(uint8_t *panel, const struct rows8 *w)
 {
     const uint8_t *p = w->p;
-    for (uint32_t b = 0; b < w->n_blocks; b++, p += block_bytes(type), panel += PANEL_BLOCK_BYTES) {
+    for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_MXFP4_BYTES, panel += PANEL_BLOCK_BYTES) {
         TD_UNROLL
         for (int i = 0; i < 4; i++) {
             int8x16_t v[4];
-            codes(type, p + (size_t)(2 * i) * w->stride, &v[0], &v[1]);
-            codes(type, p + (size_t)(2 * i + 1) * w->stride, &v[2], &v[3]);
+            codes(p + (size_t)(2 * i) * w->stride, &v[0], &v[1]);
+            codes(p + (size_t)(2 * i + 1) * w->stride, &v[2], &v[3]);
             TD_UNROLL
             for (int h = 0; h < 2; h++) {
                 const int64x2_t even = vreinterpretq_s64_s8(v[h]);
@@ -205,20 +173,10 @@ INLINE void unpack_pairs(enum td_type type, uint8_t *panel, const struct rows8 *
                 vst1q_u8(out + 64, vreinterpretq_u8_s64(vzip2q_s64(even, odd)));
             }
         }
-        const struct f32x8 d = scales8(type, p, w->stride);
+        const struct f32x8 d = scales8(p, w->stride);
         vst1q_u8(panel + 256, vreinterpretq_u8_f32(d.v[0]));
         vst1q_u8(panel + 272, vreinterpretq_u8_f32(d.v[1]));
     }
-}
-
-TARGET static void unpack_pairs_q8_0(uint8_t *panel, const struct rows8 *w)
-{
-    unpack_pairs(TD_Q8_0, panel, w);
-}
-
-TARGET static void unpack_pairs_mxfp4(uint8_t *panel, const struct rows8 *w)
-{
-    unpack_pairs(TD_MXFP4, panel, w);
 }
 
 // Panel of pairs times four activation rows, two by two; of which the caller may want fewer.
@@ -289,10 +247,9 @@ TARGET_I8MM static void tile_pairs(uint32_t n, const struct tile *t, float *cons
 INLINE void mm(const struct way *way, float *const *y, const uint8_t *w, const void *const *x,
                uint32_t n_in, uint32_t n_out, uint32_t n_rows, struct scratch *s)
 {
-    const enum td_type type = way->type;
     assert(n_in % TD_QK == 0);
     const uint32_t n_blocks = n_in / TD_QK;
-    const size_t stride = n_blocks * block_bytes(type);
+    const size_t stride = n_blocks * TD_MXFP4_BYTES;
     const uint32_t n = td_min_u32(n_out, LANES);
     for (uint32_t i = 0; i < n_out; i += LANES) {
         // The last group moves back to be whole; its first outputs are written twice.
@@ -300,9 +257,9 @@ INLINE void mm(const struct way *way, float *const *y, const uint8_t *w, const v
         uint32_t step = n_rows < MIN_PANEL_ROWS ? n_blocks : PANEL_BLOCKS;
         if (n < LANES) step = COPY_BLOCKS;
         for (uint32_t b = 0; b < n_blocks; b += step) {
-            struct rows8 g = {w + o * stride + b * block_bytes(type), stride, b,
+            struct rows8 g = {w + o * stride + b * TD_MXFP4_BYTES, stride, b,
                               td_min_u32(step, n_blocks - b)};
-            if (n < LANES) copy_rows(block_bytes(type), s->copy, &g, n);
+            if (n < LANES) copy_rows(TD_MXFP4_BYTES, s->copy, &g, n);
             if (n_rows >= MIN_PANEL_ROWS) way->unpack(s->panel, &g);
             const struct tile t = {s->panel, &g, n_in, n};
             for (uint32_t r = 0; r < n_rows; r += TILE_ROWS) {
@@ -316,40 +273,25 @@ INLINE void mm(const struct way *way, float *const *y, const uint8_t *w, const v
                 for (uint32_t j = 0; j < n_r; j++) {
                     struct f32x8 acc = {{vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)}};
                     if (b) acc = load_y(yo[j], n);
-                    store_y(yo[j], few_rows(type, &g, x[r + j], n_in, acc), n);
+                    store_y(yo[j], few_rows(&g, x[r + j], n_in, acc), n);
                 }
             }
         }
     }
 }
 
-static const struct way sdot_q8_0 = {TD_Q8_0, unpack_q8_0, tile_any};
-static const struct way sdot_mxfp4 = {TD_MXFP4, unpack_mxfp4, tile_any};
-static const struct way smmla_q8_0 = {TD_Q8_0, unpack_pairs_q8_0, tile_pairs};
-static const struct way smmla_mxfp4 = {TD_MXFP4, unpack_pairs_mxfp4, tile_pairs};
-
-TARGET void td_mm_q8_0_q8_neon(float *const *y, const void *w, const void *const *x, uint32_t n_in,
-                               uint32_t n_out, uint32_t n_rows, void *scratch)
-{
-    mm(&sdot_q8_0, y, w, x, n_in, n_out, n_rows, scratch);
-}
-
 TARGET void td_mm_mxfp4_q8_neon(float *const *y, const void *w, const void *const *x, uint32_t n_in,
                                 uint32_t n_out, uint32_t n_rows, void *scratch)
 {
-    mm(&sdot_mxfp4, y, w, x, n_in, n_out, n_rows, scratch);
-}
-
-TARGET void td_mm_q8_0_q8_i8mm(float *const *y, const void *w, const void *const *x, uint32_t n_in,
-                               uint32_t n_out, uint32_t n_rows, void *scratch)
-{
-    mm(&smmla_q8_0, y, w, x, n_in, n_out, n_rows, scratch);
+    static const struct way sdot = {unpack, tile_any};
+    mm(&sdot, y, w, x, n_in, n_out, n_rows, scratch);
 }
 
 TARGET void td_mm_mxfp4_q8_i8mm(float *const *y, const void *w, const void *const *x, uint32_t n_in,
                                 uint32_t n_out, uint32_t n_rows, void *scratch)
 {
-    mm(&smmla_mxfp4, y, w, x, n_in, n_out, n_rows, scratch);
+    static const struct way smmla = {unpack_pairs, tile_pairs};
+    mm(&smmla, y, w, x, n_in, n_out, n_rows, scratch);
 }
 
 #endif
