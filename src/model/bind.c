@@ -133,7 +133,6 @@ double td_need_f32(struct td_binder *b, const char *key, double lo, double hi)
 struct shape {
     uint32_t n_dims;
     uint32_t dim[3];
-    bool is_matrix;
 };
 
 static void shape_text(char out[static 80], uint32_t n_dims, const uint64_t *dim)
@@ -156,8 +155,7 @@ static bool has_shape(const struct td_gguf_tensor *t, const struct shape *want)
     return true;
 }
 
-static bool check_type(struct td_binder *b, const struct td_gguf_tensor *t,
-                       const struct shape *want)
+static bool check_type(struct td_binder *b, const struct td_gguf_tensor *t)
 {
     const struct td_type_info *type = td_type_info(t->type);
     const char *known = td_type_known_name(t->type);
@@ -170,10 +168,6 @@ static bool check_type(struct td_binder *b, const struct td_gguf_tensor *t,
         td_bind_fail(b, TD_EUNSUP,
                      "tensor '%s' has type %s; tandem computes with F32, F16, BF16, Q8_0 and MXFP4",
                      t->name, known);
-        return false;
-    }
-    if (!want->is_matrix && t->type != TD_F32) {
-        td_bind_fail(b, TD_EUNSUP, "tensor '%s' has type %s, expected F32", t->name, type->name);
         return false;
     }
     if (t->dim[0] % type->block != 0) {
@@ -207,7 +201,7 @@ static td_weight bind(struct td_binder *b, const struct shape *want, const char 
         td_bind_fail(b, TD_EFORMAT, "tensor '%s' has shape %s, expected %s", name, found, expected);
         return TD_NO_WEIGHT;
     }
-    if (!check_type(b, t, want)) return TD_NO_WEIGHT;
+    if (!check_type(b, t)) return TD_NO_WEIGHT;
 
     if (b->n_weights == b->cap_weights) {
         const uint32_t cap = b->cap_weights ? b->cap_weights * 2 : 64;
@@ -240,7 +234,7 @@ td_weight td_bind_matrix(struct td_binder *b, uint32_t n_in, uint32_t n_out, con
     va_start(args, fmt);
     vsnprintf(name, sizeof(name), fmt, args);
     va_end(args);
-    return bind(b, &(struct shape){.n_dims = 2, .dim = {n_in, n_out, 1}, .is_matrix = true}, name);
+    return bind(b, &(struct shape){.n_dims = 2, .dim = {n_in, n_out, 1}}, name);
 }
 
 td_weight td_bind_vector(struct td_binder *b, uint32_t n, const char *fmt, ...)
@@ -261,7 +255,7 @@ td_weight td_bind_matrices(struct td_binder *b, uint32_t n_in, uint32_t n_out, u
     va_start(args, fmt);
     vsnprintf(name, sizeof(name), fmt, args);
     va_end(args);
-    const struct shape s = {.n_dims = 3, .dim = {n_in, n_out, n_experts}, .is_matrix = true};
+    const struct shape s = {.n_dims = 3, .dim = {n_in, n_out, n_experts}};
     return bind(b, &s, name);
 }
 

@@ -35,7 +35,8 @@ bool td_has_key(const struct td_binder *b, const char *key);
 // The full name "<arch>.<key>" in out.
 void td_key_name(const struct td_binder *b, const char *key, char out[static 96]);
 
-// Weights by name (printf-like). matrix: any type tandem computes with; vector: F32.
+// Weights by name (printf-like), of any type tandem computes with. Converters write vectors as F32,
+// F16 or BF16; the backend makes f32 of them when it loads.
 td_weight td_bind_matrix(struct td_binder *b, uint32_t n_in, uint32_t n_out, const char *fmt, ...)
     TD_PRINTF(4, 5);
 td_weight td_bind_vector(struct td_binder *b, uint32_t n, const char *fmt, ...) TD_PRINTF(3, 4);

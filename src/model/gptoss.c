@@ -13,6 +13,7 @@ static const float SWIGLU_LIMIT = 7.0f;
 static const double YARN_BETA_FAST = 32.0;
 static const double YARN_BETA_SLOW = 1.0;
 static const bool YARN_TRUNCATE = false;
+static const uint32_t YARN_ORIGINAL_CTX = 4096; // "original_max_position_embeddings"
 static const uint32_t SLIDING_PERIOD = 2; // the last layer of each period sees everything
 
 // --- spec -----------------------------------------------------------------------------------
@@ -33,12 +34,14 @@ static void read_rope(struct td_binder *b, struct td_spec *s)
     td_maybe_u32(b, "rope.dimension_count", s->head_dim, s->head_dim, s->head_dim);
     char key[96];
     td_key_name(b, "rope.scaling.type", key);
-    struct td_str type = {"none", 4};
-    if (td_gguf_str(b->gguf, key, &type, NULL) == TD_EFORMAT) // absence leaves "none"
+    // Without a type, a factor is YaRN's: gpt-oss has no other scaling.
+    struct td_str type = {td_has_key(b, "rope.scaling.factor") ? "yarn" : "none", 4};
+    if (td_gguf_str(b->gguf, key, &type, NULL) == TD_EFORMAT) // absence leaves the default
         td_bind_fail(b, TD_EFORMAT, "key '%s' is not a string", key);
     if (type.size_bytes == 4 && memcmp(type.at, "yarn", 4) == 0) {
         r->factor = td_need_f32(b, "rope.scaling.factor", 1.0, 1e6);
-        r->original_ctx = td_need_u32(b, "rope.scaling.original_context_length", 1, 1u << 30);
+        r->original_ctx = td_maybe_u32(b, "rope.scaling.original_context_length", 1, 1u << 30,
+                                       YARN_ORIGINAL_CTX);
     } else if (type.size_bytes != 4 || memcmp(type.at, "none", 4) != 0) {
         td_bind_fail(b, TD_EUNSUP, "key '%s' is '%.*s'; gpt-oss has yarn or none", key,
                      (int)(type.size_bytes < 40 ? type.size_bytes : 40), type.at);
