@@ -3,7 +3,19 @@
 #include "base/status.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
+
+// Texts from files reach terminals through errors: what moves a cursor becomes '?'. C1 controls
+// (U+0080..U+009F) are C2 80..C2 9F in UTF-8.
+static void make_printable(char *text)
+{
+    for (char *p = text; *p; p++) {
+        const bool is_c1 = p[0] == '\xC2' && (p[1] & '\xE0') == '\x80';
+        if ((*p >= 0 && *p < 0x20) || *p == 0x7f || is_c1) *p = '?';
+        if (is_c1) *++p = '?';
+    }
+}
 
 int td_fail(struct td_error *err, int code, const char *fmt, ...)
 {
@@ -13,5 +25,6 @@ int td_fail(struct td_error *err, int code, const char *fmt, ...)
     va_start(args, fmt);
     (void)vsnprintf(err->msg, sizeof(err->msg), fmt, args);
     va_end(args);
+    make_printable(err->msg);
     return code;
 }

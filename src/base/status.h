@@ -29,7 +29,8 @@ struct td_error {
 #define TD_PRINTF(fmt, arg) __attribute__((format(printf, fmt, arg)))
 
 // Fills *err (which may be NULL) and returns code, so that a failure is one line:
-// `return td_fail(err, TD_EFORMAT, "tensor '%s': ...", name);`. A message that does not fit is cut.
+// `return td_fail(err, TD_EFORMAT, "tensor '%s': ...", name);`. A message that does not fit is cut;
+// control characters in it become '?'.
 int td_fail(struct td_error *err, int code, const char *fmt, ...) TD_PRINTF(3, 4);
 
 #endif
