@@ -38,6 +38,7 @@ static void test_names(void **state)
     assert_true(n_computed >= 5);
     assert_string_equal(td_type_known_name(12), "Q4_K");
     assert_string_equal(td_type_known_name(39), "MXFP4");
+    assert_string_equal(td_type_known_name(40), "NVFP4");
     const uint32_t never[] = {4, 5, 31, 32, 33, 36, 37, 38, 1000, UINT32_MAX};
     for (size_t i = 0; i < sizeof(never) / sizeof(never[0]); i++) {
         assert_null(td_type_known_name(never[i]));

@@ -468,7 +468,7 @@ static const struct one_tensor one_tensors[] = {
      32,
      TD_EFORMAT,
      "tensor 't': its size is beyond 64 bits"},
-    {"type (l)", "t", 1, {32}, 40, 0, 32, TD_EUNSUP, "tensor 't': unknown type 40"},
+    {"type (l)", "t", 1, {32}, 99, 0, 32, TD_EUNSUP, "tensor 't': unknown type 99"},
     {"type -1", "t", 1, {32}, UINT32_MAX, 0, 32, TD_EUNSUP, "unknown type 4294967295"},
     {"withdrawn type", "t", 1, {32}, 4, 0, 32, TD_EUNSUP, "unknown type 4"},
     {"ragged Q8_0",
