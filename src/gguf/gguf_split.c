@@ -110,7 +110,7 @@ static int check_place(const struct td_gguf *g, const struct place *is, const st
         return td_fail(err, TD_EFORMAT,
                        "%s: stands as part %u of %u but says it is part %u: repeated or misnamed",
                        g->show, want->no + 1, want->count, is->no + 1);
-    if (want->has_n_tensors && (!is->has_n_tensors || is->n_tensors != want->n_tensors))
+    if (want->has_n_tensors && is->has_n_tensors && is->n_tensors != want->n_tensors)
         return td_fail(err, TD_EFORMAT,
                        "%s: key 'split.tensors.count' differs from that of other parts: it is not "
                        "of this model",
@@ -150,18 +150,6 @@ static int check_same_model(const struct td_gguf *first, const struct td_gguf *g
     return TD_OK;
 }
 
-// No tensor of `g` may be one of `all` already.
-static int check_no_twin(const struct td_gguf *all, const struct td_gguf *g, struct td_error *err)
-{
-    for (uint32_t i = 0; i < g->n_tensors; i++) {
-        const struct td_gguf_tensor *twin = td_gguf_find_tensor(all, g->tensors[i].name);
-        if (!twin) continue;
-        return td_fail(err, TD_EFORMAT, "%s: tensor '%s' is in part %u already", g->show,
-                       g->tensors[i].name, twin->i_part + 1);
-    }
-    return TD_OK;
-}
-
 // Moves tensors, names and the map of `g` behind those of `all`. On failure both stay whole.
 static int absorb(struct td_gguf *all, struct td_gguf *g, uint32_t i_part, struct td_error *err)
 {
@@ -180,9 +168,11 @@ static int absorb(struct td_gguf *all, struct td_gguf *g, uint32_t i_part, struc
     all->n_tensors = n;
     all->file_bytes += g->file_bytes;
 
-    struct td_gguf_names **tail = &all->names;
+    // In front: a walk to the end of all names for every part would be quadratic.
+    struct td_gguf_names **tail = &g->names;
     while (*tail) tail = &(*tail)->next;
-    *tail = g->names;
+    *tail = all->names;
+    all->names = g->names;
     g->names = NULL;
     g->n_tensors = 0;
 
@@ -206,9 +196,7 @@ static int add_part(struct td_gguf *all, const char *path, const struct place *w
     code = read_place(g, &is, err);
     if (!code) code = check_place(g, &is, want, err);
     if (!code) code = check_same_model(all, g, err);
-    if (!code) code = check_no_twin(all, g, err);
     if (!code) code = absorb(all, g, want->no, err);
-    if (!code) code = td_gguf_index_tensors(all, err);
     td_gguf_close(g);
     return code;
 }
@@ -259,6 +247,8 @@ static int open_split(struct td_gguf **out, const char *path, const struct place
         path_of_part(part_path, path_bytes, path, want.no, given->count);
         code = add_part(all, part_path, &want, err);
     }
+    // Once: sorted anew for each of many parts it would be quadratic. Twins show here.
+    if (!code) code = td_gguf_index_tensors(all, err);
     if (!code) code = check_n_tensors(all, &first, err);
     if (!code) {
         memcpy(all->path, path, path_bytes); // as given: part names are of one length
