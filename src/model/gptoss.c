@@ -14,7 +14,7 @@ static const double YARN_BETA_FAST = 32.0;
 static const double YARN_BETA_SLOW = 1.0;
 static const bool YARN_TRUNCATE = false;
 static const uint32_t YARN_ORIGINAL_CTX = 4096; // "original_max_position_embeddings"
-static const uint32_t SLIDING_PERIOD = 2; // the last layer of each period sees everything
+static const uint32_t SLIDING_PERIOD = 2;       // the last layer of each period sees everything
 
 // --- spec -----------------------------------------------------------------------------------
 
@@ -40,8 +40,8 @@ static void read_rope(struct td_binder *b, struct td_spec *s)
         td_bind_fail(b, TD_EFORMAT, "key '%s' is not a string", key);
     if (type.size_bytes == 4 && memcmp(type.at, "yarn", 4) == 0) {
         r->factor = td_need_f32(b, "rope.scaling.factor", 1.0, 1e6);
-        r->original_ctx = td_maybe_u32(b, "rope.scaling.original_context_length", 1, 1u << 30,
-                                       YARN_ORIGINAL_CTX);
+        r->original_ctx =
+            td_maybe_u32(b, "rope.scaling.original_context_length", 1, 1u << 30, YARN_ORIGINAL_CTX);
     } else if (type.size_bytes != 4 || memcmp(type.at, "none", 4) != 0) {
         td_bind_fail(b, TD_EUNSUP, "key '%s' is '%.*s'; gpt-oss has yarn or none", key,
                      (int)(type.size_bytes < 40 ? type.size_bytes : 40), type.at);

@@ -28,6 +28,12 @@ static void copy_text(char *out, size_t size_bytes, struct td_str s)
 
 static void unknown_architecture(struct td_binder *b, const char *arch)
 {
+    if (strcmp(arch, "gptoss") == 0) {
+        td_bind_fail(b, TD_EUNSUP,
+                     "architecture 'gptoss' is Ollama's own layout of gpt-oss; get a GGUF of "
+                     "architecture 'gpt-oss', such as ggml-org's");
+        return;
+    }
     char list[120] = "";
     size_t n = 0;
     for (uint32_t i = 0; i < N_ARCHITECTURES && n < sizeof(list); i++) {

@@ -134,6 +134,7 @@ static const struct {
     {{.kind = SET_STR, .name = "general.architecture", .s = "llama"},
      TD_EUNSUP,
      "architecture 'llama' is not supported; tandem runs gpt-oss"},
+    {{.kind = SET_STR, .name = "general.architecture", .s = "gptoss"}, TD_EUNSUP, "Ollama's own"},
     {{.kind = SET_STR, .name = "general.architecture", .s = "gpt-oss2"}, TD_EUNSUP, "'gpt-oss2'"},
     {{.kind = DROP_KEY, .name = "gpt-oss.block_count"},
      TD_EFORMAT,
