@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,24 +62,30 @@ const char *td_os_map_path_at(const void *address)
 int td_os_map_file(struct td_map *out, const char *path, struct td_error *err)
 {
     *out = (struct td_map){0};
+    // A sentence holds 239 bytes: of a long path its end must do, so that the reason stays.
+    enum { SHOWN = 130 };
+    const size_t n_path = strlen(path);
+    const bool is_long = n_path > SHOWN;
+    const char *dots = is_long ? "..." : "", *end = is_long ? path + n_path - SHOWN : path;
     // O_NONBLOCK: opening a FIFO that nobody writes would wait for ever.
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return td_fail(err, TD_EIO, "%s: %s", path, strerrordesc_np(errno));
+    if (fd < 0) return td_fail(err, TD_EIO, "%s%s: %s", dots, end, strerrordesc_np(errno));
     struct stat st;
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
         close(fd);
-        return td_fail(err, TD_EIO, "%s: not a regular file", path);
+        return td_fail(err, TD_EIO, "%s%s: not a regular file", dots, end);
     }
     if (st.st_size == 0) {
         close(fd);
-        return td_fail(err, TD_EFORMAT, "%s: the file is empty", path);
+        return td_fail(err, TD_EFORMAT, "%s%s: the file is empty", dots, end);
     }
     const size_t size_bytes = (size_t)st.st_size;
     void *p = mmap(NULL, size_bytes, PROT_READ, MAP_SHARED, fd, 0);
     const int map_errno = errno;
     close(fd);
     if (p == MAP_FAILED)
-        return td_fail(err, TD_EIO, "%s: cannot be mapped: %s", path, strerrordesc_np(map_errno));
+        return td_fail(err, TD_EIO, "%s%s: cannot be mapped: %s", dots, end,
+                       strerrordesc_np(map_errno));
     *out = (struct td_map){.bytes = p, .size_bytes = size_bytes};
     remember_map(out, path);
     return TD_OK;
@@ -90,6 +97,13 @@ void td_os_unmap(struct td_map *map)
     forget_map(map);
     munmap((void *)(uintptr_t)map->bytes, map->size_bytes);
     *map = (struct td_map){0};
+}
+
+void td_os_want_huge(void *p, size_t size_bytes)
+{
+    enum { SMALL = 4096 }; // advice needs an address on a page; huge pages are whole inside anyway
+    const size_t head = (SMALL - (uintptr_t)p % SMALL) % SMALL;
+    if (p && size_bytes > head) (void)madvise((char *)p + head, size_bytes - head, MADV_HUGEPAGE);
 }
 
 void *td_os_reserve(size_t size_bytes)

@@ -178,3 +178,8 @@ const char *td_gguf_path(const struct td_gguf *g)
 {
     return g->path;
 }
+
+const char *td_gguf_shown_path(const struct td_gguf *g)
+{
+    return g->show;
+}

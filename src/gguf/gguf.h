@@ -59,6 +59,8 @@ uint32_t td_gguf_version(const struct td_gguf *g);
 uint32_t td_gguf_n_parts(const struct td_gguf *g);
 uint64_t td_gguf_file_bytes(const struct td_gguf *g); // all parts
 const char *td_gguf_path(const struct td_gguf *g);    // as given to open or parse
+// The path as errors name it: its end when it is long, so that a sentence has room beside it.
+const char *td_gguf_shown_path(const struct td_gguf *g);
 
 uint32_t td_gguf_n_tensors(const struct td_gguf *g);
 const struct td_gguf_tensor *td_gguf_tensor_at(const struct td_gguf *g, uint32_t i);
@@ -74,6 +76,9 @@ const char *td_gguf_key_at(const struct td_gguf *g, uint32_t i);
 bool td_gguf_has(const struct td_gguf *g, const char *key);
 int td_gguf_u32(const struct td_gguf *g, const char *key, uint32_t *out, struct td_error *err);
 int td_gguf_u64(const struct td_gguf *g, const char *key, uint64_t *out, struct td_error *err);
+// Whether the key is an integer with all bits set: -1, or the largest of an unsigned type. Some
+// writers mean "none" by it.
+bool td_gguf_is_minus_one(const struct td_gguf *g, const char *key);
 int td_gguf_f32(const struct td_gguf *g, const char *key, float *out, struct td_error *err);
 int td_gguf_bool(const struct td_gguf *g, const char *key, bool *out, struct td_error *err);
 int td_gguf_str(const struct td_gguf *g, const char *key, struct td_str *out, struct td_error *err);

@@ -125,6 +125,16 @@ int td_gguf_u64(const struct td_gguf *g, const char *key, uint64_t *out, struct 
     return get_int(g, key, UINT64_MAX, out, err);
 }
 
+bool td_gguf_is_minus_one(const struct td_gguf *g, const char *key)
+{
+    const struct td_gguf_kv *kv = td_gguf_find_kv(g, key);
+    bool is_negative = false;
+    uint64_t bits = 0;
+    if (!kv || !read_int(kv->type, kv->data, &is_negative, &bits)) return false;
+    const uint32_t n_bits = 8 * td_gguf_type_bytes(kv->type);
+    return bits == (is_negative ? UINT64_MAX : UINT64_MAX >> (64 - n_bits));
+}
+
 int td_gguf_f32(const struct td_gguf *g, const char *key, float *out, struct td_error *err)
 {
     const struct td_gguf_kv *kv = td_gguf_find_kv(g, key);

@@ -91,6 +91,7 @@ static int read_strings(struct td_gguf *g, struct td_bytes *in, struct td_gguf_k
                        g->show, kv->key, (unsigned long long)kv->n, TD_GGUF_MAX_STRINGS);
     kv->strs = malloc((kv->n ? kv->n : 1) * sizeof(*kv->strs));
     if (!kv->strs) return no_memory(g, err);
+    if (kv->n > 1 << 17) td_os_want_huge(kv->strs, kv->n * sizeof(*kv->strs)); // above 2 MB
     for (uint64_t i = 0; i < kv->n; i++)
         if (!td_gguf_take_str(in, &kv->strs[i]))
             return short_string(g, in, kv->key, kv->strs[i], err);

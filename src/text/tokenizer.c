@@ -8,7 +8,7 @@
 
 static int read_kind(struct td_tokenizer *t, const struct td_gguf *g, struct td_error *err)
 {
-    const char *path = td_gguf_path(g);
+    const char *path = td_gguf_shown_path(g);
     struct td_str model = {0}, pre = {0};
     int code = td_gguf_str(g, "tokenizer.ggml.model", &model, err);
     if (code == TD_EARG)
@@ -37,18 +37,19 @@ static int read_kind(struct td_tokenizer *t, const struct td_gguf *g, struct td_
     return td_pretok_open(&t->pretok, kind, err);
 }
 
-// An id of the file; -1 when the key is absent.
+// An id of the file; -1 when the key is absent, or is the -1 some converters write for "none".
 static int read_id(const struct td_tokenizer *t, const struct td_gguf *g, const char *key,
                    int32_t *out, struct td_error *err)
 {
-    uint32_t id = 0;
     *out = -1;
-    const int code = td_gguf_u32(g, key, &id, err);
-    if (code == TD_EARG) return TD_OK;
-    if (code) return code;
+    uint32_t id = 0;
+    struct td_error why = {0};
+    const int code = td_gguf_u32(g, key, &id, &why);
+    if (code == TD_EARG || td_gguf_is_minus_one(g, key)) return TD_OK;
+    if (code) return td_fail(err, code, "%s", why.msg);
     if (id >= t->n_vocab)
-        return td_fail(err, TD_EFORMAT, "%s: %s is %u, but there are %u tokens", td_gguf_path(g),
-                       key, id, t->n_vocab);
+        return td_fail(err, TD_EFORMAT, "%s: %s is %u, but there are %u tokens",
+                       td_gguf_shown_path(g), key, id, t->n_vocab);
     *out = (int32_t)id;
     return TD_OK;
 }
@@ -89,7 +90,8 @@ int td_tokenizer_open(struct td_tokenizer **out, const struct td_gguf *g, struct
 {
     *out = NULL;
     struct td_tokenizer *t = calloc(1, sizeof(*t));
-    if (!t) return td_fail(err, TD_ENOMEM, "%s: no memory for the tokenizer", td_gguf_path(g));
+    if (!t)
+        return td_fail(err, TD_ENOMEM, "%s: no memory for the tokenizer", td_gguf_shown_path(g));
     int code = read_kind(t, g, err);
     if (!code) code = td_vocab_load(t, g, err);
     if (!code) code = read_ends(t, g, err);

@@ -7,6 +7,7 @@
 
 // token_type values of the GGUF specification.
 enum td_token_type {
+    TD_TOKEN_UNDEFINED = 0,
     TD_TOKEN_NORMAL = 1,
     TD_TOKEN_UNKNOWN = 2,
     TD_TOKEN_CONTROL = 3,

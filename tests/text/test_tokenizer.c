@@ -245,6 +245,7 @@ enum change {
     TYPES_ARE_TEXT,
     FEWER_TYPES,
     UNKNOWN_TYPE,
+    NEGATIVE_TYPE,
     MERGES_ARE_NUMBERS,
     MERGE_WITHOUT_SPACE,
     MERGE_LEFT,
@@ -272,6 +273,7 @@ static const char *const EXPECTED[N_CHANGES] = {
     [TYPES_ARE_TEXT] = "tokenizer.ggml.token_type is not a list of 32-bit integers",
     [FEWER_TYPES] = "tokenizer.ggml.token_type has 3 entries",
     [UNKNOWN_TYPE] = "token 5 has the unknown type 99",
+    [NEGATIVE_TYPE] = "token 5 has the unknown type -1",
     [MERGES_ARE_NUMBERS] = "tokenizer.ggml.merges is not a list of strings",
     [MERGE_WITHOUT_SPACE] = "merge 2 ('hell') is not two tokens",
     [MERGE_LEFT] = "merge 2 ('qqq a'): its first part is not a token",
@@ -296,6 +298,7 @@ static void put_tokens(struct td_gguf_writer *w, enum change c, struct small_voc
     if (c == LONG_SPECIAL)
         v->tokens[SMALL_SPECIAL(3)] = (struct td_str){.at = spare, .size_bytes = 300};
     if (c == UNKNOWN_TYPE) v->types[5] = 99;
+    if (c == NEGATIVE_TYPE) v->types[5] = -1;
     if (c == TOKENS_ARE_NUMBERS)
         td_gguf_put_i32s(w, "tokenizer.ggml.tokens", v->types, SMALL_N_VOCAB);
     else if (c != NO_TOKENS)
@@ -358,6 +361,67 @@ static void test_bad_files(void **state)
 {
     (void)state;
     for (int c = 0; c < N_CHANGES; c++) check_change((enum change)c);
+}
+
+// What other converters write, and is no mistake: tokens of undefined type, empty and unused ones,
+// -1 for an id there is not, keys that are nothing to the tokenizer.
+static void test_odd_files(void **state)
+{
+    (void)state;
+    struct small_vocab v;
+    struct td_gguf_writer *w = NULL;
+    small_vocab_make(&v);
+    for (int i = 0; i < 256; i += 2) v.types[i] = 0;
+    v.tokens[SMALL_SPECIAL(7)] = (struct td_str){.at = "", .size_bytes = 0};
+    v.tokens[SMALL_SPECIAL(8)] = (struct td_str){.at = "", .size_bytes = 0};
+    v.tokens[SMALL_SPECIAL(9)] = (struct td_str){.at = "[PAD290]", .size_bytes = 8};
+    v.types[SMALL_SPECIAL(9)] = 5;
+    assert_int_equal(td_gguf_writer_open(&w, NULL), TD_OK);
+    small_vocab_put(w, &v, "gpt-4o");
+    td_gguf_put_u32(w, "tokenizer.ggml.eot_token_id", UINT32_MAX);
+    td_gguf_put_u64(w, "tokenizer.ggml.eom_token_id", UINT64_MAX);
+    td_gguf_put_u32(w, "tokenizer.ggml.padding_token_id", UINT32_MAX);
+    td_gguf_put_str(w, "tokenizer.chat_template", "{{ messages }}");
+    uint8_t *bytes = NULL;
+    struct td_gguf *g = small_gguf_of(w, &bytes);
+    struct td_tokenizer *t = NULL;
+    struct td_error err = {0};
+    if (td_tokenizer_open(&t, g, &err)) fail_msg("%s", err.msg);
+    check_round_trip(t, "hello [PAD290] hall", 19, true);
+    struct td_ids ids = {0};
+    assert_int_equal(td_encode(t, "hello", 5, true, &ids, &err), TD_OK);
+    assert_int_equal(ids.n, 1);
+    td_ids_free(&ids);
+    assert_false(td_tokenizer_adds_bos(t));
+    assert_int_equal(td_token_eos(t), SMALL_SPECIAL(5));
+    td_tokenizer_close(t);
+    td_gguf_close(g);
+    free(bytes);
+    free(v.text);
+}
+
+// The reason is in the sentence, however deep the file lies.
+static void test_long_path(void **state)
+{
+    (void)state;
+    char path[400];
+    memset(path, 'd', sizeof(path));
+    snprintf(path + 380, sizeof(path) - 380, "/m.gguf");
+    struct td_gguf_writer *w = NULL;
+    const uint8_t *header = NULL;
+    size_t n = 0;
+    assert_int_equal(td_gguf_writer_open(&w, NULL), TD_OK);
+    td_gguf_put_str(w, "tokenizer.ggml.model", "gpt2");
+    td_gguf_put_str(w, "tokenizer.ggml.pre", "other");
+    assert_int_equal(td_gguf_writer_header(w, &header, &n, NULL), TD_OK);
+    struct td_gguf *g = NULL;
+    struct td_tokenizer *t = NULL;
+    struct td_error err = {0};
+    assert_int_equal(td_gguf_parse(&g, header, n, path, true, NULL), TD_OK);
+    assert_int_equal(td_tokenizer_open(&t, g, &err), TD_EUNSUP);
+    if (!strstr(err.msg, "/m.gguf: tokenizer.ggml.pre is 'other'")) fail_msg("%s", err.msg);
+    td_gguf_close(g);
+    td_gguf_writer_close(w);
 }
 
 // Feeds text in steps and compares with what must come out.
@@ -440,7 +504,8 @@ int main(void)
         cmocka_unit_test(test_merges),      cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_special),     cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_long_pieces), cmocka_unit_test(test_failed_encode_leaves_out_alone),
-        cmocka_unit_test(test_bad_files),   cmocka_unit_test(test_utf8_stream),
+        cmocka_unit_test(test_bad_files),   cmocka_unit_test(test_odd_files),
+        cmocka_unit_test(test_long_path),   cmocka_unit_test(test_utf8_stream),
         cmocka_unit_test(test_threads),     cmocka_unit_test(test_ids),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
