@@ -189,14 +189,13 @@ int td_gguf_index_tensors(struct td_gguf *g, struct td_error *err)
         g->tensor_index[i] = (struct td_gguf_name){.name = g->tensors[i].name, .i = i};
     const char *twice;
     if (td_gguf_sort_names(g->tensor_index, g->n_tensors, &twice)) return TD_OK;
-    // In file order, so the parts come in theirs.
-    uint32_t parts[2] = {0, 0};
-    for (uint32_t i = 0, n_found = 0; i < g->n_tensors && n_found < 2; i++)
-        if (strcmp(g->tensors[i].name, twice) == 0) parts[n_found++] = g->tensors[i].i_part;
-    if (parts[0] == parts[1])
-        return td_fail(err, TD_EFORMAT, "%s: tensor '%s' is there twice", g->show, twice);
+    uint32_t k = 1; // twice is the second's name, and the first stands before it
+    while (g->tensor_index[k].name != twice) k++;
+    const uint32_t a = g->tensors[g->tensor_index[k - 1].i].i_part;
+    const uint32_t b = g->tensors[g->tensor_index[k].i].i_part;
+    if (a == b) return td_fail(err, TD_EFORMAT, "%s: tensor '%s' is there twice", g->show, twice);
     return td_fail(err, TD_EFORMAT, "%s: tensor '%s' is in part %u and in part %u", g->show, twice,
-                   parts[0] + 1, parts[1] + 1);
+                   (a < b ? a : b) + 1, (a < b ? b : a) + 1);
 }
 
 int td_gguf_read_tensors(struct td_gguf *g, struct td_bytes *in, const uint8_t *file,
