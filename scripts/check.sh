@@ -97,7 +97,9 @@ neon() {
     need qemu-aarch64
     build "$root/arm" -DTD_WERROR=ON -DTD_KERNELS_ONLY=ON -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake || exit 1
     qemu-aarch64 "$root/arm/tests/kcheck" --isa generic --short || exit 1
-    qemu-aarch64 "$root/arm/tests/kcheck" --isa neon --short
+    # With and without the matrix-multiply extension (i8mm).
+    qemu-aarch64 "$root/arm/tests/kcheck" --isa neon --short || exit 1
+    qemu-aarch64 -cpu neoverse-n1 "$root/arm/tests/kcheck" --isa neon --short
 }
 
 nehalem() {

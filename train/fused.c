@@ -83,8 +83,10 @@ static inline __attribute__((always_inline)) void tile(float *restrict c, const 
 }
 static void mul(float *c, const float *a, const float *b, int add)
 {
-    if (add) tile(c, a, N, 1, b, 1);
-    else tile(c, a, N, 1, b, 0);
+    if (add)
+        tile(c, a, N, 1, b, 1);
+    else
+        tile(c, a, N, 1, b, 0);
 }
 static void mul_t(float *c, const float *a, const float *b) // c += a^T b
 {
@@ -102,7 +104,8 @@ struct attn {
     const float *cos, *sin; // (len, 32)
 };
 
-static void rotate(float *d, const float *s, const float *c, const float *n, float sign, float scale)
+static void rotate(float *d, const float *s, const float *c, const float *n, float sign,
+                   float scale)
 {
     for (int i = 0; i < 32; i++) {
         float a = s[i] * scale, b = s[i + 32] * scale;
@@ -137,7 +140,8 @@ static float *take(float **pool, size_t n)
     return p;
 }
 
-// qkv (n_seq, len, (n_heads + 2 n_kv) * 64); y (n_seq, len, n_heads * 64); lse (n_seq, n_heads, len)
+// qkv (n_seq, len, (n_heads + 2 n_kv) * 64); y (n_seq, len, n_heads * 64); lse (n_seq, n_heads,
+// len)
 void attn_forward(const struct attn *a, const float *qkv, const float *sinks, float *y, float *lse)
 {
     const int L = a->len, nb = (L + N - 1) / N, G = a->n_heads / a->n_kv;
@@ -239,7 +243,8 @@ void attn_backward(const struct attn *a, const float *qkv, const float *sinks, c
                         const float *src = base + (size_t)p * row;
                         rotate(kk + p * N, src + (a->n_heads + kv) * N, a->cos + p * 32,
                                a->sin + p * 32, 1, 1);
-                        memcpy(tmp + t * N, src + (a->n_heads + a->n_kv + kv) * N, N * sizeof(float));
+                        memcpy(tmp + t * N, src + (a->n_heads + a->n_kv + kv) * N,
+                               N * sizeof(float));
                     }
                     transpose(vt + j * N * N, tmp);
                     transpose(kt + j * N * N, kk + j * N * N);
@@ -290,8 +295,8 @@ void attn_backward(const struct attn *a, const float *qkv, const float *sinks, c
                 }
                 for (int p = 0; p < L; p++) {
                     float *dst = dbase + (size_t)p * row;
-                    rotate(dst + (a->n_heads + kv) * N, dk + p * N, a->cos + p * 32, a->sin + p * 32,
-                           -1, 1);
+                    rotate(dst + (a->n_heads + kv) * N, dk + p * N, a->cos + p * 32,
+                           a->sin + p * 32, -1, 1);
                     memcpy(dst + (a->n_heads + a->n_kv + kv) * N, dv + p * N, N * sizeof(float));
                 }
             }
@@ -310,7 +315,8 @@ static inline v16 sigmoid(v16 x)
     return pick(positive, splat(1), e) / (e + 1.0f);
 }
 
-// h (n, 2, n_experts, ff): gates then ups; w (n, n_experts), 0 where not chosen; y (n, n_experts, ff)
+// h (n, 2, n_experts, ff): gates then ups; w (n, n_experts), 0 where not chosen; y (n, n_experts,
+// ff)
 void swiglu_forward(int n, int n_experts, int ff, const float *h, const float *w, float *y)
 {
 #pragma omp parallel for
@@ -352,7 +358,8 @@ void swiglu_backward(int n, int n_experts, int ff, const float *h, const float *
             }
             v16 sum = splat(0);
             for (int i = 0; i < ff; i += 16) {
-                v16 x0 = *(const v16 *)(g + i), z0 = *(const v16 *)(u + i), k = *(const v16 *)(d + i);
+                v16 x0 = *(const v16 *)(g + i), z0 = *(const v16 *)(u + i),
+                    k = *(const v16 *)(d + i);
                 v16 x = least(x0, splat(LIMIT));
                 v16 z = most(least(z0, splat(LIMIT)), splat(-LIMIT));
                 v16 s = sigmoid(x * ALPHA);
