@@ -16,8 +16,9 @@ struct td_kv;     // keys and values of one sequence: positions [0, len)
 struct td_kv_pin; // pages of a span, kept as they are until unpinned
 
 enum td_precision {
-    TD_PRECISION_DEFAULT, // activations quantised to 8 bits per block of 32 for quantised weights
-    TD_PRECISION_HIGH,    // f32 activations everywhere
+    // Activations in blocks of 32, of 8 bits for MXFP4 weights and of 16 bits for Q8_0 weights.
+    TD_PRECISION_DEFAULT,
+    TD_PRECISION_HIGH, // f32 activations everywhere
 };
 
 struct td_device_config {
@@ -52,8 +53,9 @@ struct td_batch {
 };
 
 // Called on the compute leader while a run is under way. layer_done: the layer's keys and values of
-// the part's rows are final; it may pin the span and must return soon. cancel, if not NULL, is read
-// between layers.
+// the part's rows are final; it may pin the span and must return soon. A run that then fails takes
+// back what it told (kv_len says so): the same positions are told again when they are computed
+// again. cancel, if not NULL, is read between layers.
 struct td_watch {
     void *ctx;
     void (*layer_done)(void *ctx, const struct td_kv_span *span); // may be NULL
@@ -69,6 +71,7 @@ struct td_device_report {
     uint32_t kv_page_tokens; // positions of a page
 };
 
+// Calls come from one thread, the engine's, unless a function says otherwise.
 struct td_backend {
     const char *name;
 
@@ -93,7 +96,8 @@ struct td_backend {
     // Bytes of pages that only this kv holds: what closing it would give back.
     uint64_t (*kv_own_bytes)(const struct td_kv *kv);
 
-    // Pinned pages are neither trimmed, evicted nor overwritten; any thread may read or unpin.
+    // Pinned pages are neither trimmed, evicted nor overwritten; any thread may read or unpin. Only
+    // from layer_done may a span reach beyond kv_len. TD_EARG when it is not held.
     int (*kv_pin)(struct td_kv_pin **out, const struct td_kv_span *span, struct td_error *err);
     void (*kv_unpin)(struct td_kv_pin *pin);
 
@@ -101,19 +105,23 @@ struct td_backend {
     // in the session's KV type. size_bytes must be exactly that. Any thread.
     int (*kv_read)(const struct td_kv_pin *pin, void *out, size_t size_bytes, struct td_error *err);
     // Writes positions of one layer from the canonical layout, allocating pages; the span must lie
-    // below n_ctx and at or after kv_len. They count only once kv_commit says so.
+    // below n_ctx and at or after kv_len. They count only once kv_commit says so, and are forgotten
+    // by a trim or a run. Spans of a layer join one another; one that leaves a gap starts anew, as
+    // a window layer's next checkpoint does.
     int (*kv_write)(const struct td_kv_span *span, const void *in, size_t size_bytes,
                     struct td_error *err);
     // Declares positions [0, n) complete in all layers (window layers: what a token at n may see).
+    // TD_EARG, and nothing changes, when the spans written do not fill them without a gap.
     int (*kv_commit)(struct td_kv *kv, uint32_t n, struct td_error *err);
 
     // Runs the program once over a batch: at most max_rows rows, max_logits_rows of them wanting
     // logits. logits: (rows that want logits, n_vocab) f32 in batch order, or NULL if none do.
-    // On failure (TD_ECANCEL, TD_ENOMEM, TD_EFULL) every kv is as it was before.
+    // On failure (TD_ECANCEL, TD_ENOMEM, TD_EFULL) every kv has its length and content of before;
+    // window layers may hold fewer of the positions before kv_len.
     int (*run)(struct td_device *dev, const struct td_batch *batch, const struct td_watch *watch,
                float *logits, struct td_error *err);
 
-    void (*report)(const struct td_device *dev, struct td_device_report *out);
+    void (*report)(struct td_device *dev, struct td_device_report *out);
 };
 
 const struct td_backend *td_backend_cpu(void);

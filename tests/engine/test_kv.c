@@ -3,6 +3,7 @@
 // been computed there. What a remote prefill will do, without the network.
 #include "support.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 
 static struct td_model *g_model; // window 16 on even layers
@@ -123,6 +124,8 @@ static void bad_spans_are_refused(void **state)
     assert_int_equal(b->kv_pin(&pin, &wraps, &err), TD_EARG);
     assert_int_equal(b->kv_pin(&pin, &empty, &err), TD_EARG);
     assert_int_equal(b->kv_pin(&pin, &not_held, &err), TD_EARG);
+    const struct td_kv_span never_written = {kv, 0, 2, 2};
+    assert_int_equal(b->kv_pin(&pin, &never_written, &err), TD_EARG);
     uint8_t bytes[1024] = {0};
     assert_int_equal(b->kv_write(&used, bytes, span_bytes(&used, 2), &err), TD_EARG);
     assert_int_equal(b->kv_write(&beyond_layers, bytes, 4, &err), TD_EARG);
@@ -133,11 +136,143 @@ static void bad_spans_are_refused(void **state)
     td_engine_close(e);
 }
 
+// Writes zeros over a span of an f16 cache.
+static void put(struct td_kv *kv, uint32_t layer, uint32_t pos0, uint32_t n, int code)
+{
+    const struct td_kv_span span = {kv, layer, pos0, n};
+    static uint8_t bytes[1 << 20];
+    assert_int_equal(td_backend_cpu()->kv_write(&span, bytes, span_bytes(&span, 2), &err), code);
+}
+
+static void put_all(struct td_kv *kv, uint32_t pos0, uint32_t n)
+{
+    for (uint32_t il = 0; il < 4; il++) put(kv, il, pos0, n, TD_OK);
+}
+
+static void a_gap_is_never_committed(void **state)
+{
+    (void)state;
+    const struct td_backend *b = td_backend_cpu();
+    struct td_engine *e = open_engine_cfg(g_model, config(64, 1));
+    struct td_session *s = open_session(e, 400);
+    struct td_kv *kv = td_session_kv(s);
+    // Within a page, at its beginning, and between pages.
+    put_all(kv, 40, 24);
+    assert_int_equal(b->kv_commit(kv, 64, &err), TD_EARG);
+    put_all(kv, 0, 39);
+    assert_int_equal(b->kv_commit(kv, 64, &err), TD_EARG);
+    put_all(kv, 39, 25);
+    OK(b->kv_commit(kv, 64, &err));
+    put_all(kv, 130, 20);
+    assert_int_equal(b->kv_commit(kv, 150, &err), TD_EARG);
+    put_all(kv, 64, 66);
+    put_all(kv, 130, 20);
+    assert_int_equal(b->kv_commit(kv, 151, &err), TD_EARG);
+    OK(b->kv_commit(kv, 150, &err));
+    // What was forgotten is not there again.
+    OK(b->kv_trim(kv, 145, &err));
+    assert_int_equal(b->kv_commit(kv, 150, &err), TD_EARG);
+    put_all(kv, 145, 5);
+    OK(b->kv_trim(kv, 145, &err));
+    assert_int_equal(b->kv_commit(kv, 150, &err), TD_EARG);
+    // Window layers need only what is seen from there: 15 positions.
+    for (uint32_t il = 0; il < 4; il++) {
+        const uint32_t window = g_model->spec.kv[il].window;
+        if (window)
+            put(kv, il, 300 - (window - 1), window - 1, TD_OK);
+        else
+            put(kv, il, 145, 155, TD_OK);
+    }
+    OK(b->kv_commit(kv, 300, &err));
+    assert_int_equal(b->kv_len(kv), 300);
+    // And are complete nowhere else: a page that is there is not enough.
+    assert_true(b->kv_holds(kv, 300));
+    assert_false(b->kv_holds(kv, 299));
+    assert_int_equal(b->kv_trim(kv, 290, &err), TD_EARG);
+    OK(b->kv_trim(kv, 0, &err));
+    put_all(kv, 0, 20);
+    OK(b->kv_commit(kv, 20, &err));
+    assert_true(b->kv_holds(kv, 3));
+    td_session_close(s);
+    td_engine_close(e);
+}
+
+// Pins that another thread reads and gives back while the engine goes on and rewinds.
+struct mailbox {
+    pthread_mutex_t mutex; // guards the two below
+    struct pinned p;
+    bool is_closed;
+    struct td_engine *engine;
+};
+
+static void post_it(void *ctx, const struct td_kv_span *span)
+{
+    struct mailbox *m = ctx;
+    pthread_mutex_lock(&m->mutex);
+    if (m->p.n < MAX_PINS) pin_it(&m->p, span);
+    pthread_mutex_unlock(&m->mutex);
+}
+
+static void *read_pins(void *arg)
+{
+    struct mailbox *m = arg;
+    const struct td_backend *b = td_backend_cpu();
+    uint8_t *bytes = malloc(1 << 20);
+    for (bool is_done = bytes == NULL; !is_done;) {
+        struct td_kv_pin *pin = NULL;
+        size_t size = 0;
+        pthread_mutex_lock(&m->mutex);
+        if (m->p.n > 0) {
+            pin = m->p.pin[--m->p.n];
+            size = span_bytes(&m->p.span[m->p.n], 2);
+        }
+        is_done = !pin && m->is_closed;
+        pthread_mutex_unlock(&m->mutex);
+        if (!pin) continue;
+        if (b->kv_read(pin, bytes, size, NULL) != TD_OK) break;
+        b->kv_unpin(pin);
+    }
+    free(bytes);
+    return NULL;
+}
+
+static void another_thread_reads_while_the_engine_runs(void **state)
+{
+    (void)state;
+    struct td_rng rng = {4};
+    int32_t tokens[400];
+    random_tokens(&rng, tokens, 400, 1024);
+    struct td_engine *e = open_engine_cfg(g_model, config(32, 2));
+    struct td_session *s = open_session(e, 400);
+    static struct mailbox m;
+    m = (struct mailbox){.mutex = PTHREAD_MUTEX_INITIALIZER};
+    pthread_t reader;
+    assert_int_equal(pthread_create(&reader, NULL, read_pins, &m), 0);
+    td_engine_watch(e, &m, post_it);
+    struct td_device_report report;
+    for (int round = 0; round < 6; round++) {
+        tokens[round * 50] = (tokens[round * 50] + 1) % 1024;
+        OK(td_session_sync(s, tokens, 350, NULL, 0, NULL, NULL, &err));
+        td_engine_report(e, &report);
+    }
+    td_engine_watch(e, NULL, NULL);
+    pthread_mutex_lock(&m.mutex);
+    m.is_closed = true;
+    pthread_mutex_unlock(&m.mutex);
+    pthread_join(reader, NULL);
+    td_session_close(s);
+    td_engine_report(e, &report);
+    assert_int_equal(report.kv_bytes, 0);
+    td_engine_close(e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(moved_kv_gives_the_same_bits),
         cmocka_unit_test(bad_spans_are_refused),
+        cmocka_unit_test(a_gap_is_never_committed),
+        cmocka_unit_test(another_thread_reads_while_the_engine_runs),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -48,6 +48,19 @@ static const struct td_step *first_quantize(const struct td_device *dev, td_slot
     return NULL;
 }
 
+// The largest of any layer: q (group, head_dim), m (group), l (group).
+static size_t attn_scratch_elems(const struct td_program *p)
+{
+    size_t most = 0;
+    for (uint32_t i = 0; i < p->n_ops; i++) {
+        const struct td_op *op = &p->ops[i];
+        if (op->kind != TD_OP_ATTEND) continue;
+        const size_t n = (size_t)op->n_heads / op->n_kv_heads * (op->head_dim + 2);
+        if (n > most) most = n;
+    }
+    return most;
+}
+
 static void deal_all(struct td_device *dev, struct dealer *d)
 {
     const struct td_spec *spec = &dev->model->spec;
@@ -73,12 +86,12 @@ static void deal_all(struct td_device *dev, struct dealer *d)
     dev->active = deal(d, spec->n_experts * sizeof(*dev->active));
     dev->expert_begin = deal(d, (spec->n_experts + (size_t)1) * sizeof(*dev->expert_begin));
     dev->picks = deal(d, n_rows * dev->top_k * sizeof(*dev->picks));
-    const uint32_t group = spec->n_heads / spec->n_kv_heads;
+    const size_t attn_elems = attn_scratch_elems(p);
     const size_t n_pointers = n_rows > TD_TILE_ROWS ? n_rows : TD_TILE_ROWS;
     for (uint32_t i = 0; i < dev->cfg.n_threads; i++) {
         struct td_scratch *t = &dev->scratch[i];
         t->mm = deal(d, TD_MM_SCRATCH_BYTES);
-        t->attn = deal(d, (size_t)group * (spec->head_dim + 2) * sizeof(float));
+        t->attn = deal(d, attn_elems * sizeof(float));
         t->tile = deal(d, (size_t)2 * TD_TILE_ROWS * TD_TILE_OUT * sizeof(float));
         t->x = deal(d, n_pointers * sizeof(*t->x));
         t->y = deal(d, n_pointers * sizeof(*t->y));
@@ -193,12 +206,12 @@ static int cpu_run(struct td_device *dev, const struct td_batch *batch,
     return code;
 }
 
-static void cpu_report(const struct td_device *dev, struct td_device_report *out)
+static void cpu_report(struct td_device *dev, struct td_device_report *out)
 {
     *out = (struct td_device_report){
         .isa = dev->k.isa,
         .scratch_bytes = dev->arena_bytes,
-        .kv_bytes = (uint64_t)dev->pool.n_used * dev->pool.page_bytes,
+        .kv_bytes = (uint64_t)td_kv_pool_used(&dev->pool) * dev->pool.page_bytes,
         .kv_page_bytes = dev->pool.page_bytes,
         .kv_page_tokens = TD_ATTN_BLOCK,
     };

@@ -35,13 +35,21 @@ struct td_kv_pool {
     size_t meta_bytes; // of pages and of free, each
 };
 
+// What a layer holds besides its pages' being there.
+struct td_kv_extent {
+    uint32_t whole_from; // every position of [whole_from, len) that has a page is computed
+    // kv_write brought these and no commit has counted them yet.
+    uint32_t written_begin, written_end;
+};
+
 struct td_kv {
     struct td_device *dev;
     uint32_t n_ctx;
     uint32_t len;
-    uint32_t dropped_for; // pages unseen from this position on were given back
-    uint32_t n_blocks;    // pages per layer at most
-    uint32_t *pages;      // (n_layers, n_blocks), TD_NO_PAGE where nothing is held
+    uint32_t dropped_for;         // pages unseen from this position on were given back
+    uint32_t n_blocks;            // pages per layer at most
+    uint32_t *pages;              // (n_layers, n_blocks), TD_NO_PAGE where nothing is held
+    struct td_kv_extent *extents; // (n_layers)
 };
 
 int td_kv_pool_init(struct td_kv_pool *pool, const struct td_spec *spec, bool is_f32,
@@ -55,6 +63,9 @@ int td_kv_prepare(struct td_kv *kv, uint32_t n, struct td_error *err);
 void td_kv_advance(struct td_kv *kv, uint32_t n);
 // Undoes td_kv_prepare.
 void td_kv_abandon(struct td_kv *kv);
+
+// Pages that somebody owns now.
+uint32_t td_kv_pool_used(struct td_kv_pool *pool);
 
 uint8_t *td_kv_page_bytes(const struct td_device *dev, const struct td_kv *kv, uint32_t layer,
                           uint32_t i_block);

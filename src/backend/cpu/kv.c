@@ -114,12 +114,26 @@ static uint32_t refs_of(struct td_kv_pool *pool, uint32_t page)
     return n;
 }
 
+uint32_t td_kv_pool_used(struct td_kv_pool *pool)
+{
+    pthread_mutex_lock(&pool->mutex);
+    const uint32_t n = pool->n_used;
+    pthread_mutex_unlock(&pool->mutex);
+    return n;
+}
+
 static uint8_t *page_at(const struct td_kv_pool *pool, uint32_t page)
 {
     return pool->bytes + (size_t)page * pool->page_bytes;
 }
 
 // ---- sequences --------------------------------------------------------------------------------
+
+static void forget_written(struct td_kv *kv)
+{
+    for (uint32_t il = 0; il < kv->dev->model->spec.n_layers; il++)
+        kv->extents[il].written_begin = kv->extents[il].written_end = 0;
+}
 
 static uint32_t *slot_of(const struct td_kv *kv, uint32_t layer, uint32_t i_block)
 {
@@ -155,14 +169,17 @@ int td_cpu_kv_open(struct td_device *dev, struct td_kv **out, uint32_t n_ctx, st
     const uint32_t n_blocks = blocks_for(n_ctx);
     struct td_kv *kv = calloc(1, sizeof(*kv));
     uint32_t *pages = malloc((size_t)n_layers * n_blocks * sizeof(*pages));
-    if (!kv || !pages) {
+    struct td_kv_extent *extents = calloc(n_layers, sizeof(*extents));
+    if (!kv || !pages || !extents) {
         free(kv);
         free(pages);
+        free(extents);
         return td_fail(err, TD_ENOMEM, "no memory for the page table of %u tokens", n_ctx);
     }
     // All bytes 0xff is TD_NO_PAGE.
     memset(pages, 0xff, (size_t)n_layers * n_blocks * sizeof(*pages));
-    *kv = (struct td_kv){.dev = dev, .n_ctx = n_ctx, .n_blocks = n_blocks, .pages = pages};
+    *kv = (struct td_kv){
+        .dev = dev, .n_ctx = n_ctx, .n_blocks = n_blocks, .pages = pages, .extents = extents};
     *out = kv;
     return TD_OK;
 }
@@ -173,6 +190,7 @@ void td_cpu_kv_close(struct td_kv *kv)
     for (uint32_t il = 0; il < kv->dev->model->spec.n_layers; il++)
         drop_blocks(kv, il, 0, kv->n_blocks);
     free(kv->pages);
+    free(kv->extents);
     free(kv);
 }
 
@@ -185,7 +203,8 @@ bool td_cpu_kv_holds(const struct td_kv *kv, uint32_t n)
 {
     const struct td_spec *spec = &kv->dev->model->spec;
     if (n > kv->len) return false;
-    for (uint32_t il = 0; il < spec->n_layers; il++) {
+    for (uint32_t il = 0; il < spec->n_layers && n > 0; il++) {
+        if (first_visible(&spec->kv[il], n) < kv->extents[il].whole_from) return false;
         const uint32_t begin = first_visible(&spec->kv[il], n) / TD_ATTN_BLOCK;
         for (uint32_t b = begin; b < blocks_for(n); b++)
             if (*slot_of(kv, il, b) == TD_NO_PAGE) return false;
@@ -207,6 +226,7 @@ int td_cpu_kv_share(struct td_kv *dst, const struct td_kv *src, uint32_t n, stru
             share_page(&src->dev->pool, page);
             *slot_of(dst, il, b) = page;
         }
+        dst->extents[il].whole_from = n > 0 ? src->extents[il].whole_from : 0;
     }
     dst->len = n;
     return TD_OK;
@@ -218,6 +238,8 @@ int td_cpu_kv_trim(struct td_kv *kv, uint32_t n, struct td_error *err)
         return td_fail(err, TD_EARG, "position %u is no longer in the KV cache", n);
     kv->len = n;
     if (kv->dropped_for > n) kv->dropped_for = n;
+    for (uint32_t il = 0; il < kv->dev->model->spec.n_layers && n == 0; il++)
+        kv->extents[il].whole_from = 0;
     td_kv_abandon(kv);
     return TD_OK;
 }
@@ -245,8 +267,9 @@ static int own_block(struct td_kv *kv, uint32_t *slot, uint32_t first, uint32_t 
     if (*slot == TD_NO_PAGE || is_copy) {
         const uint32_t page = take_page(pool);
         if (page == TD_NO_PAGE)
-            return td_fail(err, TD_ENOMEM, "the KV cache is full: %llu MiB in use",
-                           (unsigned long long)(((uint64_t)pool->n_used * pool->page_bytes) >> 20));
+            return td_fail(
+                err, TD_ENOMEM, "the KV cache is full: %llu MiB in use",
+                (unsigned long long)(((uint64_t)td_kv_pool_used(pool) * pool->page_bytes) >> 20));
         if (is_copy) {
             memcpy(page_at(pool, page), page_at(pool, *slot), pool->page_bytes);
             give_page(pool, *slot);
@@ -289,6 +312,7 @@ int td_kv_prepare(struct td_kv *kv, uint32_t n, struct td_error *err)
     if (n > kv->n_ctx - kv->len)
         return td_fail(err, TD_EFULL, "the context of %u tokens is full", kv->n_ctx);
     drop_unseen(kv);
+    forget_written(kv); // the run goes over it
     for (uint32_t il = 0; il < kv->dev->model->spec.n_layers; il++) {
         const int code = own_span(kv, il, kv->len, n, err);
         if (code != TD_OK) {
@@ -303,6 +327,7 @@ void td_kv_abandon(struct td_kv *kv)
 {
     for (uint32_t il = 0; il < kv->dev->model->spec.n_layers; il++)
         drop_blocks(kv, il, blocks_for(kv->len), kv->n_blocks);
+    forget_written(kv);
 }
 
 void td_kv_advance(struct td_kv *kv, uint32_t n)
@@ -350,10 +375,13 @@ int td_cpu_kv_pin(struct td_kv_pin **out, const struct td_kv_span *span, struct 
     if (code != TD_OK) return code;
     const uint32_t begin = span->pos0 / TD_ATTN_BLOCK;
     const uint32_t end = blocks_for(span->pos0 + span->n);
+    const struct td_kv_page *pages = span->kv->dev->pool.pages;
     for (uint32_t b = begin; b < end; b++) {
-        if (*slot_of(span->kv, span->layer, b) != TD_NO_PAGE) continue;
-        return td_fail(err, TD_EARG, "KV span: position %u of layer %u is not held",
-                       b * TD_ATTN_BLOCK, span->layer);
+        const uint32_t page = *slot_of(span->kv, span->layer, b);
+        const uint32_t last = td_min_u32(TD_ATTN_BLOCK, span->pos0 + span->n - b * TD_ATTN_BLOCK);
+        if (page != TD_NO_PAGE && pages[page].n_filled >= last) continue;
+        return td_fail(err, TD_EARG, "KV span: positions %u + %u of layer %u are not held",
+                       span->pos0, span->n, span->layer);
     }
     struct td_kv_pin *pin = malloc(sizeof(*pin) + (end - begin) * sizeof(pin->pages[0]));
     if (!pin) return td_fail(err, TD_ENOMEM, "no memory to pin a KV span");
@@ -439,6 +467,14 @@ int td_cpu_kv_read(const struct td_kv_pin *pin, void *out, size_t size_bytes, st
     return TD_OK;
 }
 
+// Adds [begin, end) to what joins it; a span that leaves a gap starts anew.
+static void note_written(struct td_kv_extent *x, uint32_t begin, uint32_t end)
+{
+    const bool joins = begin <= x->written_end && end >= x->written_begin;
+    x->written_begin = joins ? td_min_u32(x->written_begin, begin) : begin;
+    x->written_end = joins ? td_max_u32(x->written_end, end) : end;
+}
+
 int td_cpu_kv_write(const struct td_kv_span *span, const void *in, size_t size_bytes,
                     struct td_error *err)
 {
@@ -465,6 +501,7 @@ int td_cpu_kv_write(const struct td_kv_span *span, const void *in, size_t size_b
         flat_to_page(dev, span->layer, &part, (const uint8_t *)in + (pos - span->pos0) * pos_bytes);
         pos += part.last - first;
     }
+    note_written(&kv->extents[span->layer], span->pos0, end);
     return TD_OK;
 }
 
@@ -474,17 +511,20 @@ int td_cpu_kv_commit(struct td_kv *kv, uint32_t n, struct td_error *err)
     if (n < kv->len || n > kv->n_ctx)
         return td_fail(err, TD_EARG, "KV commit of %u tokens: %u are there, %u fit", n, kv->len,
                        kv->n_ctx);
-    for (uint32_t il = 0; il < spec->n_layers; il++) {
-        const uint32_t begin = first_visible(&spec->kv[il], n) / TD_ATTN_BLOCK;
-        for (uint32_t b = begin; b < blocks_for(n); b++) {
-            const uint32_t page = *slot_of(kv, il, b);
-            const uint32_t last = td_min_u32(TD_ATTN_BLOCK, n - b * TD_ATTN_BLOCK);
-            if (page == TD_NO_PAGE || kv->dev->pool.pages[page].n_filled < last)
-                return td_fail(err, TD_EARG, "KV commit of %u tokens: layer %u is not complete", n,
-                               il);
-        }
+    for (uint32_t il = 0; il < spec->n_layers && n > kv->len; il++) {
+        // What was there, then what was written, must reach from the first position seen to n.
+        const struct td_kv_extent *x = &kv->extents[il];
+        const uint32_t need = td_max_u32(kv->len, first_visible(&spec->kv[il], n));
+        if (need < n && (x->written_begin > need || x->written_end < n))
+            return td_fail(err, TD_EARG, "KV commit of %u tokens: layer %u is not complete", n, il);
+    }
+    for (uint32_t il = 0; il < spec->n_layers && n > kv->len; il++) {
+        struct td_kv_extent *x = &kv->extents[il];
+        // A window layer may have jumped over positions that nobody sees any more.
+        if (x->written_begin > kv->len) x->whole_from = td_min_u32(x->written_begin, n);
     }
     kv->len = n;
+    forget_written(kv);
     drop_unseen(kv);
     return TD_OK;
 }
