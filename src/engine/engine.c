@@ -17,8 +17,10 @@ static uint64_t one_snapshot_bytes(const struct td_engine *e)
     for (uint32_t il = 0; il < e->model->spec.n_layers; il++) {
         const uint32_t window = e->model->spec.kv[il].window;
         if (window == 0) continue;
-        // window - 1 positions touch one page more than they fill.
-        bytes += ((uint64_t)window / report.kv_page_tokens + 1) * report.kv_page_bytes;
+        // window - 1 positions that begin with the last one of a page lie on the most pages.
+        const uint64_t n_beyond = window > 2 ? window - 2 : 0;
+        const uint64_t n_pages = 1 + (n_beyond + report.kv_page_tokens - 1) / report.kv_page_tokens;
+        bytes += n_pages * report.kv_page_bytes;
     }
     return bytes;
 }
@@ -116,22 +118,28 @@ static void add(struct td_engine *e, struct plan *p, struct td_session *s)
     p->n_logits += n_want;
 }
 
-// Single rows first, so that answers keep flowing while a long prompt is read; then prompts,
-// beginning after the one that was served last.
-static struct plan form_batch(struct td_engine *e)
+// Adds sessions with one pending row, or those with more, beginning after the one served last.
+static void add_round(struct td_engine *e, struct plan *p, bool is_single,
+                      struct td_session **after)
 {
-    struct plan p = {0};
-    for (struct td_session *s = e->sessions; s; s = s->next)
-        if (pending(s) == 1) add(e, &p, s);
-    struct td_session *first = e->after ? e->after : e->sessions;
-    struct td_session *s = first;
-    for (uint32_t i = 0; s && i < e->n_sessions && p.n_rows < e->cfg.device.max_rows; i++) {
-        if (pending(s) > 1) {
-            add(e, &p, s);
-            e->after = s->next;
+    struct td_session *s = *after ? *after : e->sessions;
+    for (uint32_t i = 0; s && i < e->n_sessions && p->n_rows < e->cfg.device.max_rows; i++) {
+        const uint32_t n_pending = pending(s);
+        if (is_single ? n_pending == 1 : n_pending > 1) {
+            const uint32_t n_before = p->n_parts;
+            add(e, p, s);
+            if (p->n_parts > n_before) *after = s->next;
         }
         s = s->next ? s->next : e->sessions;
     }
+}
+
+// Single rows first, so that answers keep flowing while a long prompt is read; then prompts.
+static struct plan form_batch(struct td_engine *e)
+{
+    struct plan p = {0};
+    add_round(e, &p, true, &e->after_single);
+    add_round(e, &p, false, &e->after);
     return p;
 }
 
@@ -153,8 +161,7 @@ static bool take_cancelled(struct td_engine *e)
     for (struct td_session *s = e->sessions; s; s = s->next) {
         if (!atomic_exchange(&s->is_cancelled, false)) continue;
         any = true;
-        s->state = TD_SESSION_IDLE;
-        s->n = e->backend->kv_len(s->kv);
+        td_session_stop(s);
     }
     return any;
 }
@@ -166,17 +173,28 @@ static bool drop_some_snapshot(struct td_engine *e)
     return any;
 }
 
-// Runs the batch; snapshots give way when their pages are needed.
-static int run(struct td_engine *e, uint32_t n_parts, struct td_error *err)
+// Leaves the last part to a later step; false when it is the only one.
+static bool drop_last_part(struct td_engine *e, struct plan *p)
 {
-    const struct td_batch batch = {.parts = e->parts, .n_parts = n_parts};
+    if (p->n_parts < 2) return false;
+    const struct td_batch_part *part = &e->parts[--p->n_parts];
+    p->n_rows -= part->n_rows;
+    p->n_logits -= part->n_want;
+    return true;
+}
+
+// Runs the batch. Snapshots give way when their pages are needed, then parts: who finds no memory
+// must not stop the others.
+static int run(struct td_engine *e, struct plan *p, struct td_error *err)
+{
     for (;;) {
+        const struct td_batch batch = {.parts = e->parts, .n_parts = p->n_parts};
         // A cancel between this line and the check belongs to a session and is found there; one
         // that stays behind in the engine's flag only costs one repetition.
         atomic_store(&e->is_cancelled, false);
         if (take_cancelled(e)) return td_fail(err, TD_ECANCEL, "cancelled");
         const int code = e->backend->run(e->dev, &batch, &e->watch, e->logits, err);
-        if (code == TD_ENOMEM && drop_some_snapshot(e)) continue;
+        if (code == TD_ENOMEM && (drop_some_snapshot(e) || drop_last_part(e, p))) continue;
         if (code == TD_ECANCEL && !take_cancelled(e)) continue;
         return code;
     }
@@ -185,9 +203,9 @@ static int run(struct td_engine *e, uint32_t n_parts, struct td_error *err)
 int td_engine_step(struct td_engine *e, uint32_t *n_rows_out, struct td_error *err)
 {
     if (n_rows_out) *n_rows_out = 0;
-    const struct plan p = form_batch(e);
+    struct plan p = form_batch(e);
     if (p.n_parts == 0) return TD_OK;
-    int code = run(e, p.n_parts, err);
+    int code = run(e, &p, err);
     if (code != TD_OK) return code;
     if (n_rows_out) *n_rows_out = p.n_rows;
     const float *logits = e->logits;

@@ -20,7 +20,9 @@ struct td_session;
 
 struct td_engine_config {
     struct td_device_config device; // max_rows is the chunk of a prefill
-    uint64_t max_snapshot_bytes;    // window snapshots of one session at most; 0: 64 MiB
+    // Window layers' pages in snapshots of one session at most; 0: 64 MiB. A snapshot at which a
+    // timeline has diverged also holds one page of each full layer.
+    uint64_t max_snapshot_bytes;
 };
 
 int td_engine_open(struct td_engine **out, const struct td_model *model,
@@ -57,6 +59,7 @@ int td_session_want(struct td_session *s, const int32_t *tokens, uint32_t n, con
 
 // Says which tokens the KV holds after somebody else wrote and committed it (td_session_kv): its
 // length is the number of tokens taken; the session becomes IDLE and a want goes on from there.
+// Snapshots of the prefix that was there before stay.
 // Fails: TD_EARG when the KV holds more than n tokens.
 int td_session_adopt(struct td_session *s, const int32_t *tokens, uint32_t n,
                      struct td_error *err) TD_MUST_CHECK;
@@ -67,20 +70,25 @@ int td_session_append(struct td_session *s, int32_t token, struct td_error *err)
 // One batch over all sessions that want rows: single rows of decoding sessions first, then chunks
 // of prefilling ones. *n_rows_out (may be NULL) is 0 when nobody wants anything. On TD_ECANCEL the
 // cancelled sessions are IDLE at the last chunk they finished; others go on at the next step.
+// TD_ENOMEM: not even one session has room in the KV cache, all snapshots gone; nothing has
+// changed.
 int td_engine_step(struct td_engine *engine, uint32_t *n_rows_out,
                    struct td_error *err) TD_MUST_CHECK;
 
 // Logits (n_vocab) of the last token of a READY session; valid until its next step.
 const float *td_session_logits(const struct td_session *s);
 
-// Called after each step with the prompt tokens done so far; return false to cancel.
-// want + steps until READY.
+// want + steps until READY. progress (may be NULL) is called after each step with the prompt tokens
+// done so far; when it returns false, also after the last step, the result is TD_ECANCEL. After any
+// failure of a step the session is IDLE at the last chunk it finished; other sessions are not
+// touched.
 int td_session_sync(struct td_session *s, const int32_t *tokens, uint32_t n, const uint32_t *marks,
                     uint32_t n_marks, td_progress_fn *progress, void *ctx,
                     struct td_error *err) TD_MUST_CHECK;
 
 // All rows' logits, for evaluation: like sync, and calls `rows` with each run's rows in order:
-// logits (n, n_vocab) of tokens [i0, i0 + n). Returns when all are done.
+// logits (n, n_vocab) of tokens [i0, i0 + n). Returns when all are done or one call failed, with
+// its code; the session is then IDLE.
 typedef int td_rows_fn(void *ctx, uint32_t i0, uint32_t n, const float *logits,
                        struct td_error *err);
 int td_session_eval(struct td_session *s, const int32_t *tokens, uint32_t n, td_rows_fn *rows,

@@ -29,7 +29,7 @@ struct td_session {
     enum td_session_state state;
     float *logits; // (n_vocab) of token n - 1 when READY
 
-    uint32_t *marks; // ascending, > kv_len
+    uint32_t *marks; // ascending
     uint32_t n_marks, marks_cap;
     struct td_snapshot snapshots[TD_MAX_SNAPSHOTS]; // ascending by pos
     uint32_t n_snapshots;
@@ -46,7 +46,9 @@ struct td_engine {
     struct td_engine_config cfg;
     struct td_device *dev;
     struct td_session *sessions;
-    struct td_session *after; // round robin: the prefill that comes first in the next step
+    // Round robin: who comes first in the next step, among prompts and among single rows.
+    struct td_session *after;
+    struct td_session *after_single;
     uint32_t n_sessions;
     struct td_batch_part *parts; // (max_rows)
     struct td_session **part_of; // (max_rows): session of each part
@@ -57,13 +59,19 @@ struct td_engine {
     struct td_watch watch;
 };
 
+// The session is IDLE at what is computed.
+void td_session_stop(struct td_session *s);
+
 // After a run that took s from old_len to its present KV length: keeps what is worth keeping.
 void td_snapshots_take(struct td_session *s, uint32_t old_len);
 // Forgets snapshots beyond position n.
 void td_snapshots_trim(struct td_session *s, uint32_t n);
 // Drops the least useful one; false when there is none.
 bool td_snapshots_drop_one(struct td_session *s);
-// The last snapshot at or before n; NULL when there is none.
-const struct td_snapshot *td_snapshots_find(const struct td_session *s, uint32_t n);
+// Where the timeline can be taken up again, at n or as near before it as possible: returns a KV
+// and sets *pos_out, or NULL when there is nowhere.
+const struct td_kv *td_snapshots_find(const struct td_session *s, uint32_t n, uint32_t *pos_out);
+// Keeps those of the marks that the KV, just brought to a known prefix, holds.
+void td_snapshots_take_marks(struct td_session *s);
 
 #endif

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 struct candidate {
-    float logit; // over temperature
+    float logit; // below the top one's, over temperature: at most 0
     int32_t id;
 };
 
@@ -87,14 +87,14 @@ static void pop(struct candidate *heap, uint32_t n)
     heap[n - 1] = best;
 }
 
-static double weight(const struct candidate *c, float top)
+static double weight(const struct candidate *c)
 {
-    return exp((double)c->logit - (double)top);
+    return exp((double)c->logit);
 }
 
 // Top-k, then top-p of what top-k left: the survivors lie at the end of heap[0, n). Returns how
 // many.
-static uint32_t cut(struct td_sampler *s, uint32_t n, float top, double total)
+static uint32_t cut(struct td_sampler *s, uint32_t n, double total)
 {
     struct candidate *heap = s->heap;
     const uint32_t k = s->cfg.top_k > 0 && s->cfg.top_k < n ? s->cfg.top_k : n;
@@ -103,7 +103,7 @@ static uint32_t cut(struct td_sampler *s, uint32_t n, float top, double total)
         total = 0.0;
         for (uint32_t i = 0; i < k; i++) {
             pop(heap, n - i);
-            total += weight(&heap[n - i - 1], top);
+            total += weight(&heap[n - i - 1]);
         }
     }
     // Without top-k, candidates are popped only as far as top-p needs them: few, for a real model.
@@ -112,7 +112,7 @@ static uint32_t cut(struct td_sampler *s, uint32_t n, float top, double total)
     while (n_kept < k && (n_kept == 0 || mass < (double)s->cfg.top_p * total)) {
         if (k == n) pop(heap, n - n_kept);
         n_kept++;
-        mass += weight(&heap[n - n_kept], top);
+        mass += weight(&heap[n - n_kept]);
     }
     return n_kept;
 }
@@ -121,27 +121,28 @@ int32_t td_sampler_draw(struct td_sampler *s, const float *logits)
 {
     const int32_t best = most_likely(logits, s->n_vocab);
     if (s->cfg.temp == 0.0f || !isfinite(logits[best])) return best;
-    const float top = logits[best] / s->cfg.temp;
     double total = 0.0;
     uint32_t n = 0;
     for (uint32_t i = 0; i < s->n_vocab; i++) {
-        const struct candidate c = {.logit = logits[i] / s->cfg.temp, .id = (int32_t)i};
+        // The difference first: a tiny temperature must not make infinities of both.
+        const float below = (logits[i] - logits[best]) / s->cfg.temp;
+        const struct candidate c = {.logit = below, .id = (int32_t)i};
         if (isnan(c.logit)) continue;
-        total += weight(&c, top);
+        total += weight(&c);
         s->heap[n++] = c;
     }
     const bool is_cut = s->cfg.top_k > 0 || s->cfg.top_p < 1.0f;
-    const uint32_t n_kept = is_cut ? cut(s, n, top, total) : n;
+    const uint32_t n_kept = is_cut ? cut(s, n, total) : n;
     const struct candidate *from = s->heap + (n - n_kept);
     double sum = 0.0;
     for (uint32_t i = 0; i < n_kept; i++) {
-        const double w = weight(&from[i], top);
+        const double w = weight(&from[i]);
         if (w >= (double)s->cfg.min_p) sum += w;
     }
     double u = (double)(td_rng_u64(&s->rng) >> 11) * 0x1p-53 * sum;
     int32_t chosen = best;
     for (uint32_t i = 0; i < n_kept; i++) {
-        const double w = weight(&from[i], top);
+        const double w = weight(&from[i]);
         if (w < (double)s->cfg.min_p) continue;
         chosen = from[i].id;
         if (u < w) break;

@@ -43,6 +43,7 @@ void td_session_close(struct td_session *s)
     *at = s->next;
     e->n_sessions--;
     if (e->after == s) e->after = s->next;
+    if (e->after_single == s) e->after_single = s->next;
     while (td_snapshots_drop_one(s)) {
     }
     e->backend->kv_close(s->kv);
@@ -90,16 +91,47 @@ void td_session_cancel(struct td_session *s)
     atomic_store(&s->engine->is_cancelled, true);
 }
 
+void td_session_stop(struct td_session *s)
+{
+    s->state = TD_SESSION_IDLE;
+    s->n = s->engine->backend->kv_len(s->kv);
+}
+
 // Brings the KV to the longest usable prefix of at most n positions.
 static int rewind_to(struct td_session *s, uint32_t n, struct td_error *err)
 {
     const struct td_backend *b = s->engine->backend;
     if (n >= b->kv_len(s->kv)) return TD_OK;
     if (b->kv_holds(s->kv, n)) return b->kv_trim(s->kv, n, err);
-    const struct td_snapshot *snapshot = td_snapshots_find(s, n);
+    uint32_t pos = 0;
+    const struct td_kv *from = td_snapshots_find(s, n, &pos);
     const int code = b->kv_trim(s->kv, 0, err);
-    if (code != TD_OK || !snapshot) return code;
-    return b->kv_share(s->kv, snapshot->kv, snapshot->pos, err);
+    if (code != TD_OK || !from) return code;
+    return b->kv_share(s->kv, from, pos, err);
+}
+
+// How many of n tokens begin the timeline's computed part.
+static uint32_t n_same(const struct td_session *s, const int32_t *tokens, uint32_t n,
+                       uint32_t n_computed)
+{
+    uint32_t same = 0;
+    while (same < n && same < n_computed && tokens[same] == s->tokens[same]) same++;
+    return same;
+}
+
+static int check_prompt(const struct td_session *s, const int32_t *tokens, uint32_t n,
+                        struct td_error *err)
+{
+    const uint32_t n_vocab = s->engine->model->spec.n_vocab;
+    if (n == 0) return td_fail(err, TD_EARG, "an empty prompt has no next token");
+    if (n > s->n_ctx)
+        return td_fail(err, TD_EFULL, "the prompt has %u tokens, the context holds %u", n,
+                       s->n_ctx);
+    for (uint32_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= n_vocab)
+            return td_fail(err, TD_EARG, "token %d at %u is not in the vocabulary of %u", tokens[i],
+                           i, n_vocab);
+    return TD_OK;
 }
 
 static int set_marks(struct td_session *s, const uint32_t *marks, uint32_t n_marks,
@@ -119,24 +151,15 @@ static int set_marks(struct td_session *s, const uint32_t *marks, uint32_t n_mar
 int td_session_want(struct td_session *s, const int32_t *tokens, uint32_t n, const uint32_t *marks,
                     uint32_t n_marks, struct td_error *err)
 {
-    const uint32_t n_vocab = s->engine->model->spec.n_vocab;
-    if (n == 0) return td_fail(err, TD_EARG, "an empty prompt has no next token");
-    if (n > s->n_ctx)
-        return td_fail(err, TD_EFULL, "the prompt has %u tokens, the context holds %u", n,
-                       s->n_ctx);
-    for (uint32_t i = 0; i < n; i++)
-        if (tokens[i] < 0 || (uint32_t)tokens[i] >= n_vocab)
-            return td_fail(err, TD_EARG, "token %d at %u is not in the vocabulary of %u", tokens[i],
-                           i, n_vocab);
-    int code = set_marks(s, marks, n_marks, err);
+    int code = check_prompt(s, tokens, n, err);
+    if (code == TD_OK) code = set_marks(s, marks, n_marks, err);
     if (code != TD_OK) return code;
 
-    const uint32_t computed = s->engine->backend->kv_len(s->kv);
-    uint32_t same = 0;
-    while (same < n && same < computed && tokens[same] == s->tokens[same]) same++;
-    td_snapshots_trim(s, same);
+    const uint32_t same = n_same(s, tokens, n, s->engine->backend->kv_len(s->kv));
     // The last token is computed even if it is known: its logits are what the caller wants.
     code = rewind_to(s, same < n ? same : n - 1, err);
+    // Only now: a snapshot just beyond the prefix may hold its end.
+    td_snapshots_trim(s, same);
     if (code != TD_OK) return code;
     // No memmove of a prefix onto itself: callers may pass what they got from us.
     memmove(s->tokens, tokens, n * sizeof(*tokens));
@@ -146,6 +169,7 @@ int td_session_want(struct td_session *s, const int32_t *tokens, uint32_t n, con
     s->rows_fn = NULL;
     s->state = TD_SESSION_PREFILLING;
     atomic_store(&s->is_cancelled, false);
+    td_snapshots_take_marks(s);
     return TD_OK;
 }
 
@@ -154,10 +178,10 @@ int td_session_adopt(struct td_session *s, const int32_t *tokens, uint32_t n, st
     const uint32_t len = s->engine->backend->kv_len(s->kv);
     if (len > n)
         return td_fail(err, TD_EARG, "the KV cache holds %u tokens, only %u are named", len, n);
+    // s->tokens is right as far as any snapshot goes, whatever became of the KV since.
+    td_snapshots_trim(s, n_same(s, tokens, len, len));
     memmove(s->tokens, tokens, len * sizeof(*tokens));
-    s->n = len;
-    s->state = TD_SESSION_IDLE;
-    td_snapshots_trim(s, 0);
+    td_session_stop(s);
     return TD_OK;
 }
 
@@ -184,8 +208,7 @@ static int step_until_ready(struct td_session *s, td_progress_fn *progress, void
         // Another session's cancel is not ours.
         if (code == TD_ECANCEL && s->state == TD_SESSION_PREFILLING) continue;
         if (code != TD_OK) return code;
-        if (progress && !progress(ctx, s->engine->backend->kv_len(s->kv), s->n))
-            td_session_cancel(s);
+        if (progress && !progress(ctx, s->engine->backend->kv_len(s->kv), s->n)) td_session_stop(s);
     }
     if (s->state == TD_SESSION_IDLE) return td_fail(err, TD_ECANCEL, "cancelled");
     return TD_OK;
@@ -194,22 +217,28 @@ static int step_until_ready(struct td_session *s, td_progress_fn *progress, void
 int td_session_sync(struct td_session *s, const int32_t *tokens, uint32_t n, const uint32_t *marks,
                     uint32_t n_marks, td_progress_fn *progress, void *ctx, struct td_error *err)
 {
-    const int code = td_session_want(s, tokens, n, marks, n_marks, err);
-    return code == TD_OK ? step_until_ready(s, progress, ctx, err) : code;
+    int code = td_session_want(s, tokens, n, marks, n_marks, err);
+    if (code != TD_OK) return code;
+    code = step_until_ready(s, progress, ctx, err);
+    if (code != TD_OK) td_session_stop(s);
+    return code;
 }
 
 int td_session_eval(struct td_session *s, const int32_t *tokens, uint32_t n, td_rows_fn *rows,
                     void *ctx, struct td_error *err)
 {
+    int code = check_prompt(s, tokens, n, err);
+    if (code != TD_OK) return code;
     // Every row is wanted, so none may be reused.
     td_snapshots_trim(s, 0);
-    int code = s->engine->backend->kv_trim(s->kv, 0, err);
+    code = s->engine->backend->kv_trim(s->kv, 0, err);
     if (code == TD_OK) code = td_session_want(s, tokens, n, NULL, 0, err);
     if (code != TD_OK) return code;
     s->rows_fn = rows;
     s->rows_ctx = ctx;
     code = step_until_ready(s, NULL, NULL, err);
     s->rows_fn = NULL;
+    if (code != TD_OK) td_session_stop(s);
     return code;
 }
 

@@ -23,10 +23,16 @@ void td_snapshots_trim(struct td_session *s, uint32_t n)
         remove_at(s, s->n_snapshots - 1);
 }
 
-const struct td_snapshot *td_snapshots_find(const struct td_session *s, uint32_t n)
+const struct td_kv *td_snapshots_find(const struct td_session *s, uint32_t n, uint32_t *pos_out)
 {
-    for (uint32_t i = s->n_snapshots; i > 0; i--)
-        if (s->snapshots[i - 1].pos <= n) return &s->snapshots[i - 1];
+    const struct td_backend *b = s->engine->backend;
+    for (uint32_t i = s->n_snapshots; i > 0; i--) {
+        const struct td_snapshot *snapshot = &s->snapshots[i - 1];
+        // Pages are whole: a snapshot shortly after n often holds what is seen from n, too.
+        if (snapshot->pos > n && !b->kv_holds(snapshot->kv, n)) continue;
+        *pos_out = snapshot->pos < n ? snapshot->pos : n;
+        return snapshot->kv;
+    }
     return NULL;
 }
 
@@ -57,12 +63,10 @@ bool td_snapshots_drop_one(struct td_session *s)
 static void take(struct td_session *s, uint32_t pos, bool is_mark)
 {
     const struct td_engine *e = s->engine;
-    if (s->n_snapshots > 0 && s->snapshots[s->n_snapshots - 1].pos >= pos) {
-        // The stride and a mark at one place, or a mark taken up again.
-        if (s->snapshots[s->n_snapshots - 1].pos == pos)
-            s->snapshots[s->n_snapshots - 1].is_mark |= is_mark;
-        return;
-    }
+    // The stride and a mark at one place, or a mark taken up again.
+    for (uint32_t i = 0; i < s->n_snapshots; i++)
+        if (s->snapshots[i].pos == pos) s->snapshots[i].is_mark |= is_mark;
+    if (s->n_snapshots > 0 && s->snapshots[s->n_snapshots - 1].pos >= pos) return;
     const uint64_t budget = e->cfg.max_snapshot_bytes;
     while (s->n_snapshots > 0 && (s->n_snapshots == TD_MAX_SNAPSHOTS ||
                                   (s->n_snapshots + 1) * e->snapshot_bytes > budget))
@@ -76,6 +80,14 @@ static void take(struct td_session *s, uint32_t pos, bool is_mark)
         return;
     }
     s->snapshots[s->n_snapshots++] = (struct td_snapshot){.kv = kv, .pos = pos, .is_mark = is_mark};
+}
+
+void td_snapshots_take_marks(struct td_session *s)
+{
+    const struct td_backend *b = s->engine->backend;
+    if (s->engine->snapshot_bytes == 0) return;
+    for (uint32_t i = 0; i < s->n_marks; i++)
+        if (s->marks[i] > 0 && b->kv_holds(s->kv, s->marks[i])) take(s, s->marks[i], true);
 }
 
 void td_snapshots_take(struct td_session *s, uint32_t old_len)

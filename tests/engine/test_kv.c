@@ -197,6 +197,38 @@ static void a_gap_is_never_committed(void **state)
     td_engine_close(e);
 }
 
+// A remote turn keeps what earlier turns left to return to.
+static void adopting_keeps_the_snapshots_of_the_same_prefix(void **state)
+{
+    (void)state;
+    const struct td_backend *b = td_backend_cpu();
+    struct td_rng rng = {3};
+    int32_t tokens[600];
+    random_tokens(&rng, tokens, 600, 1024);
+    struct td_engine *e = open_engine_cfg(g_model, config(64, 1));
+    struct td_session *s = open_session(e, 600);
+    const uint32_t mark = 100;
+    OK(td_session_sync(s, tokens, 300, &mark, 1, NULL, NULL, &err));
+    put_all(td_session_kv(s), 300, 200);
+    OK(b->kv_commit(td_session_kv(s), 500, &err));
+    OK(td_session_adopt(s, tokens, 600, &err));
+    assert_int_equal(td_session_len(s), 500);
+    tokens[100] = (tokens[100] + 1) % 1024;
+    OK(td_session_want(s, tokens, 600, NULL, 0, &err));
+    assert_int_equal(td_session_reused(s), 100);
+    // Adopting another timeline does not.
+    OK(td_session_sync(s, tokens, 300, NULL, 0, NULL, NULL, &err));
+    put_all(td_session_kv(s), 300, 200);
+    OK(b->kv_commit(td_session_kv(s), 500, &err));
+    tokens[99] = (tokens[99] + 1) % 1024;
+    OK(td_session_adopt(s, tokens, 600, &err));
+    tokens[100] = (tokens[100] + 1) % 1024;
+    OK(td_session_want(s, tokens, 600, NULL, 0, &err));
+    assert_int_equal(td_session_reused(s), 0);
+    td_session_close(s);
+    td_engine_close(e);
+}
+
 // Pins that another thread reads and gives back while the engine goes on and rewinds.
 struct mailbox {
     pthread_mutex_t mutex; // guards the two below
@@ -272,6 +304,7 @@ int main(void)
         cmocka_unit_test(moved_kv_gives_the_same_bits),
         cmocka_unit_test(bad_spans_are_refused),
         cmocka_unit_test(a_gap_is_never_committed),
+        cmocka_unit_test(adopting_keeps_the_snapshots_of_the_same_prefix),
         cmocka_unit_test(another_thread_reads_while_the_engine_runs),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -142,6 +142,11 @@ static void strange_logits_are_survived(void **state)
     assert_int_equal(td_sampler_draw(s, rows[1]), 1);
     assert_int_equal(td_sampler_draw(s, rows[2]), 0);
     td_sampler_close(s);
+    // A temperature that takes every logit beyond float: still the most likely one.
+    const float steep[4] = {2, 5, 4, -1};
+    s = open_sampler((struct td_sampling){.temp = 1e-39f, .top_p = 1}, 4);
+    for (int k = 0; k < 10; k++) assert_int_equal(td_sampler_draw(s, steep), 1);
+    td_sampler_close(s);
 }
 
 static void impossible_settings_are_refused(void **state)

@@ -4,6 +4,8 @@
 // must be.
 #include "support.h"
 
+#include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -202,6 +204,51 @@ static void cancel_leaves_a_usable_prefix(void **state)
     td_engine_close(e);
 }
 
+struct canceller {
+    struct td_session *s;
+    atomic_bool is_closed;
+};
+
+static void *cancel_often(void *arg)
+{
+    struct canceller *c = arg;
+    while (!atomic_load(&c->is_closed)) {
+        td_session_cancel(c->s);
+        for (int i = 0; i < 200; i++) sched_yield();
+    }
+    return NULL;
+}
+
+// One session is cancelled again and again from another thread; it and its neighbour get there.
+static void cancels_from_another_thread(void **state)
+{
+    (void)state;
+    struct td_rng rng = {14};
+    int32_t tokens[300], other[200];
+    random_tokens(&rng, tokens, 300, 1024);
+    random_tokens(&rng, other, 200, 1024);
+    struct td_engine *e = open_engine_cfg(g_model, config(16, 2));
+    struct td_session *s = open_session(e, 300), *neighbour = open_session(e, 200);
+    struct canceller c = {.s = s};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, cancel_often, &c), 0);
+    OK(td_session_want(neighbour, other, 200, NULL, 0, &err));
+    for (int i = 0; i < 50; i++) {
+        const int code = td_session_sync(s, tokens, 300, NULL, 0, NULL, NULL, &err);
+        assert_true(code == TD_OK || code == TD_ECANCEL);
+        assert_int_equal(td_session_state(s), code == TD_OK ? TD_SESSION_READY : TD_SESSION_IDLE);
+    }
+    atomic_store(&c.is_closed, true);
+    pthread_join(thread, NULL);
+    OK(td_session_sync(s, tokens, 300, NULL, 0, NULL, NULL, &err));
+    assert_fresh(s, tokens, 300);
+    while (td_session_state(neighbour) != TD_SESSION_READY) OK(td_engine_step(e, NULL, &err));
+    assert_fresh(neighbour, other, 200);
+    td_session_close(neighbour);
+    td_session_close(s);
+    td_engine_close(e);
+}
+
 static void what_makes_no_sense_is_refused(void **state)
 {
     (void)state;
@@ -292,6 +339,7 @@ int main(void)
         cmocka_unit_test(the_same_prompt_again_computes_one_row),
         cmocka_unit_test(random_lives),
         cmocka_unit_test(cancel_leaves_a_usable_prefix),
+        cmocka_unit_test(cancels_from_another_thread),
         cmocka_unit_test(what_makes_no_sense_is_refused),
         cmocka_unit_test(a_full_pool_is_an_error_and_not_the_end),
         cmocka_unit_test(layers_report_each_position_once_and_in_order),
