@@ -4,6 +4,7 @@
 #include "support.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 
 static struct td_model *g_model; // window 16 on even layers
@@ -260,7 +261,10 @@ static void *read_pins(void *arg)
         }
         is_done = !pin && m->is_closed;
         pthread_mutex_unlock(&m->mutex);
-        if (!pin) continue;
+        if (!pin) {
+            sched_yield();
+            continue;
+        }
         if (b->kv_read(pin, bytes, size, NULL) != TD_OK) break;
         b->kv_unpin(pin);
     }
@@ -283,7 +287,8 @@ static void another_thread_reads_while_the_engine_runs(void **state)
     td_engine_watch(e, &m, post_it);
     struct td_device_report report;
     for (int round = 0; round < 6; round++) {
-        tokens[round * 50] = (tokens[round * 50] + 1) % 1024;
+        int32_t *edited = &tokens[(size_t)round * 50];
+        *edited = (*edited + 1) % 1024;
         OK(td_session_sync(s, tokens, 350, NULL, 0, NULL, NULL, &err));
         td_engine_report(e, &report);
     }
