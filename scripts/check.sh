@@ -19,7 +19,8 @@ step() {
     shift
     log=$root/$name.log
     begin=$(date +%s)
-    "$@" >"$log" 2>&1 </dev/null
+    # In a shell of its own: a step may exit.
+    ("$@") >"$log" 2>&1 </dev/null
     status=$?
     seconds=$(($(date +%s) - begin))
     if [ $status -eq 0 ]; then

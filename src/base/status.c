@@ -10,9 +10,10 @@
 // (U+0080..U+009F) are C2 80..C2 9F in UTF-8.
 static void make_printable(char *text)
 {
-    for (char *p = text; *p; p++) {
-        const bool is_c1 = p[0] == '\xC2' && (p[1] & '\xE0') == '\x80';
-        if ((*p >= 0 && *p < 0x20) || *p == 0x7f || is_c1) *p = '?';
+    // char is signed on some machines and not on others.
+    for (unsigned char *p = (unsigned char *)text; *p; p++) {
+        const bool is_c1 = p[0] == 0xC2 && (p[1] & 0xE0) == 0x80;
+        if (*p < 0x20 || *p == 0x7f || is_c1) *p = '?';
         if (is_c1) *++p = '?';
     }
 }
