@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -64,6 +65,15 @@ int td_app_flush(void)
     return TD_EXIT_FAIL;
 }
 
+bool td_app_wait_input(int fd)
+{
+    // In slices: a signal between the question and the wait would otherwise be slept over.
+    struct pollfd in = {.fd = fd, .events = POLLIN};
+    while (!td_app_interrupted())
+        if (poll(&in, 1, 100) > 0) return true;
+    return false;
+}
+
 int td_app_read_file(const char *path, uint64_t max_bytes, char **out, size_t *size_bytes_out,
                      struct td_error *err)
 {
@@ -86,11 +96,13 @@ int td_app_read_file(const char *path, uint64_t max_bytes, char **out, size_t *s
             }
             bytes = grown;
         }
+        if (!td_app_wait_input(fd)) {
+            code = td_fail(err, TD_ECANCEL, "interrupted");
+            break;
+        }
         const ssize_t got = read(fd, bytes + n, cap - n - 1);
-        if (got < 0 && errno == EINTR && !td_app_interrupted()) continue;
         if (got < 0) {
-            code = errno == EINTR ? td_fail(err, TD_ECANCEL, "interrupted")
-                                  : td_fail(err, TD_EIO, "%.160s: %s", name, td_app_why(errno));
+            code = td_fail(err, TD_EIO, "%.160s: %s", name, td_app_why(errno));
             break;
         }
         if (got == 0) break;
@@ -151,9 +163,13 @@ void td_app_signals(void)
 {
     struct sigaction action = {0};
     sigemptyset(&action.sa_mask);
-    action.sa_handler = on_interrupt; // without SA_RESTART: a read of the terminal must return
+    // Writes go on after a Ctrl-C, or half a line of output would count as a failure; reads that
+    // may wait for a person go through td_app_wait_input.
+    action.sa_flags = SA_RESTART;
+    action.sa_handler = on_interrupt;
     (void)sigaction(SIGINT, &action, NULL);
 
+    action.sa_flags = 0;
     action.sa_handler = SIG_IGN;
     (void)sigaction(SIGPIPE, &action, NULL);
 

@@ -30,6 +30,9 @@ void td_app_note(const char *fmt, ...) TD_PRINTF(1, 2);
 // pipe not at all.
 int td_app_flush(void);
 
+// Waits until fd can be read (or has ended); false when Ctrl-C came first.
+bool td_app_wait_input(int fd);
+
 // Reads a whole file, "-" is stdin, of at most max_bytes; *out is NUL-terminated and the caller's
 // to free, NULL on failure.
 int td_app_read_file(const char *path, uint64_t max_bytes, char **out, size_t *size_bytes_out,

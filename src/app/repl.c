@@ -5,10 +5,12 @@
 
 #include <errno.h>
 #include <histedit.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <wchar.h>
 
 enum { HISTORY = 500, MAX_MESSAGE_BYTES = 16 << 20, PASTE_WAIT_MS = 15 };
 
@@ -25,6 +27,29 @@ static char *prompt(EditLine *el)
     static char first[] = "> ", more[] = ". ";
     (void)el;
     return g_is_more ? more : first;
+}
+
+// Reads one character for libedit. Its own reader tries again after a signal, so a Ctrl-C that
+// comes just before the read would wait for the next key; here it is seen within a tenth of a
+// second.
+static int get_char(EditLine *el, wchar_t *out)
+{
+    (void)el;
+    char bytes[MB_LEN_MAX];
+    for (size_t n = 0; n < sizeof(bytes);) {
+        if (!td_app_wait_input(STDIN_FILENO)) return -1;
+        const ssize_t got = read(STDIN_FILENO, bytes + n, 1);
+        if (got == 0) return 0;
+        if (got < 0 && errno == EAGAIN) continue;
+        if (got < 0) return -1;
+        mbstate_t state = {0};
+        const size_t used = mbrtowc(out, bytes, ++n, &state);
+        if (used == (size_t)-2) continue; // the rest is to come
+        if (used == (size_t)-1) *out = L'?';
+        return 1;
+    }
+    *out = L'?';
+    return 1;
 }
 
 // More input is already there: the rest of a paste.
@@ -127,6 +152,7 @@ int td_repl(struct td_conversation *c, const struct td_app *app,
     history(past, &event, H_SETUNIQUE, 1);
     el_set(el, EL_PROMPT, prompt);
     el_set(el, EL_EDITOR, "emacs");
+    el_set(el, EL_GETCFN, get_char);
     el_set(el, EL_HIST, history, past);
     el_source(el, NULL); // ~/.editrc
 

@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -123,6 +124,20 @@ static void *member_main(void *arg)
     }
 }
 
+// Members take no signals: Ctrl-C must reach a thread that waits for input, or nothing wakes it.
+// Faults stay open, since they come to the thread that made them (a mapped file may have been cut
+// short).
+static void block_signals(sigset_t *before)
+{
+    sigset_t all;
+    sigfillset(&all);
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGSEGV);
+    sigdelset(&all, SIGFPE);
+    sigdelset(&all, SIGILL);
+    pthread_sigmask(SIG_BLOCK, &all, before);
+}
+
 int td_team_open(struct td_team **out, uint32_t n_threads, struct td_error *err)
 {
     *out = NULL;
@@ -141,12 +156,17 @@ int td_team_open(struct td_team **out, uint32_t n_threads, struct td_error *err)
     }
     for (uint32_t i = 0; i < n_threads; i++)
         t->members[i] = (struct td_member){.team = t, .id = i, .n = n_threads};
+    sigset_t before;
+    block_signals(&before); // new threads inherit the mask
     for (uint32_t i = 1; i < n_threads; i++) {
-        if (pthread_create(&t->threads[i - 1], NULL, member_main, &t->members[i]) != 0) {
-            td_team_close(t);
-            return td_fail(err, TD_EIO, "the system gave only %u of %u threads", i, n_threads);
-        }
+        if (pthread_create(&t->threads[i - 1], NULL, member_main, &t->members[i]) != 0) break;
         t->n_started++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (t->n_started + 1 < n_threads) {
+        const uint32_t n_got = t->n_started + 1;
+        td_team_close(t);
+        return td_fail(err, TD_EIO, "the system gave only %u of %u threads", n_got, n_threads);
     }
     *out = t;
     return TD_OK;

@@ -8,5 +8,9 @@ if(TARGET tandem)
       COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/app/test_${script}.sh $<TARGET_FILE:tandem>
         ${CMAKE_CURRENT_SOURCE_DIR}/data $<TARGET_FILE:pty>)
     set_tests_properties(app.${script} PROPERTIES LABELS quick TIMEOUT 300 SKIP_RETURN_CODE 77)
+    if(script MATCHES "signals|chat")
+      # They type at moments: not beside others that take the CPU.
+      set_tests_properties(app.${script} PROPERTIES RUN_SERIAL TRUE)
+    endif()
   endforeach()
 endif()

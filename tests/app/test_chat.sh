@@ -39,7 +39,7 @@ wait >
 send /wrong\n
 wait there is no command '/wrong'
 wait > 
-sleep 300
+sleep 1000
 send \x04
 exit 0
 STEPS
@@ -52,7 +52,7 @@ sleep 1500
 send \x03
 wait interrupted
 wait > 
-sleep 300
+sleep 1000
 send half a line\x03
 wait > 
 send /exit\n
@@ -73,10 +73,10 @@ wait answer 4 tokens
 wait > 
 send \x1b[A
 wait two
-sleep 300
+sleep 1000
 send \x03
 wait > 
-sleep 300
+sleep 1000
 send \x04
 exit 0
 STEPS
