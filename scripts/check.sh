@@ -130,7 +130,7 @@ else
         note_skipped "$root/asan-tests.log" asan/
     }
     step tsan tsan_build && {
-        step tsan-tests tests "$root/tsan" -R '^test_(team|session|kv|vectors|synth|probe)$|^app\.chat$'
+        step tsan-tests tests "$root/tsan" -R '^test_(team|session|kv|vectors|synth|probe|trouble)$'
         note_skipped "$root/tsan-tests.log" tsan/
     }
     step neon neon
