@@ -43,6 +43,7 @@ static int get_char(EditLine *el, wchar_t *out)
         if (got < 0 && errno == EAGAIN) continue;
         if (got < 0) return -1;
         mbstate_t state = {0};
+        // NOLINTNEXTLINE(concurrency-mt-unsafe): safe with a state of our own
         const size_t used = mbrtowc(out, bytes, ++n, &state);
         if (used == (size_t)-2) continue; // the rest is to come
         if (used == (size_t)-1) *out = L'?';
