@@ -147,7 +147,8 @@ const struct td_opt_row td_options[TD_N_OPTS] = {
                       "results are the same to the bit"},
     [TD_OPT_PRECISION] = {"--precision", 0, TD_OPT_TYPE_CHOICE, "default|high", "default", 0, 0,
                           RUN | EVAL | BENCH,
-                          "high: activations stay 32-bit floats instead of 8-bit blocks; slower"},
+                          "high: activations stay 32-bit floats instead of blocks of 8 or 16 bits; "
+                          "slower"},
     [TD_OPT_KV] = {"--kv", 0, TD_OPT_TYPE_CHOICE, "f16|f32", "f16", 0, 0, RUN | EVAL | BENCH,
                    "type of cached keys and values"},
     [TD_OPT_SEED] = {"--seed", 's', TD_OPT_TYPE_COUNT, "S", NULL, 0, UINT64_MAX, RUN | SYNTH,

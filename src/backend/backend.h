@@ -93,8 +93,6 @@ struct td_backend {
     int (*kv_share)(struct td_kv *dst, const struct td_kv *src, uint32_t n, struct td_error *err);
     // Forgets positions >= n; TD_EARG when kv does not hold n.
     int (*kv_trim)(struct td_kv *kv, uint32_t n, struct td_error *err);
-    // Bytes of pages that only this kv holds: what closing it would give back.
-    uint64_t (*kv_own_bytes)(const struct td_kv *kv);
 
     // Pinned pages are neither trimmed, evicted nor overwritten; any thread may read or unpin. Only
     // from layer_done may a span reach beyond kv_len. TD_EARG when it is not held.

@@ -32,9 +32,6 @@ void td_os_want_huge(void *p, size_t size_bytes);
 void *td_os_reserve(size_t size_bytes);
 void td_os_release(void *p, size_t size_bytes);
 
-// Gives the pages' memory back and keeps the address range; they read as zeros afterwards.
-void td_os_discard(void *p, size_t size_bytes);
-
 struct td_os_info {
     char cpu_name[96];
     char os_name[96];

@@ -118,11 +118,6 @@ void td_os_release(void *p, size_t size_bytes)
     if (p) munmap(p, size_bytes);
 }
 
-void td_os_discard(void *p, size_t size_bytes)
-{
-    (void)madvise(p, size_bytes, MADV_DONTNEED); // a hint: keeping the memory is no error
-}
-
 // The number in front of the unit in "Key:   123 kB" of a /proc file, in bytes; 0 when absent.
 static uint64_t proc_kib(const char *path, const char *key)
 {

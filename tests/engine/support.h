@@ -77,6 +77,21 @@ static inline void eval_rows(struct td_engine *e, const int32_t *tokens, uint32_
     td_session_close(s);
 }
 
+// The session's logits are those of an engine that reads the same n tokens for the first time.
+static inline void assert_fresh(const struct td_model *m, struct td_session *s,
+                                const int32_t *tokens, uint32_t n)
+{
+    struct td_engine *e = open_engine_cfg(m, config(512, 1));
+    struct td_session *fresh = open_session(e, n);
+    OK(td_session_sync(fresh, tokens, n, NULL, 0, NULL, NULL, &err));
+    assert_int_equal(td_session_state(s), TD_SESSION_READY);
+    assert_int_equal(td_session_len(s), n);
+    assert_memory_equal(td_session_logits(s), td_session_logits(fresh),
+                        m->spec.n_vocab * sizeof(float));
+    td_session_close(fresh);
+    td_engine_close(e);
+}
+
 static inline void random_tokens(struct td_rng *rng, int32_t *out, uint32_t n, uint32_t n_vocab)
 {
     for (uint32_t i = 0; i < n; i++) out[i] = (int32_t)(td_rng_u64(rng) % n_vocab);

@@ -35,25 +35,6 @@ static bool never(void *ctx, uint64_t done, uint64_t total)
 }
 
 // Logits of the last of n tokens, from a fresh session of an engine of its own.
-static void fresh_logits(const int32_t *tokens, uint32_t n, float *out)
-{
-    struct td_engine *e = open_engine_cfg(g_model, config(512, 1));
-    struct td_session *s = open_session(e, n);
-    OK(td_session_sync(s, tokens, n, NULL, 0, NULL, NULL, &err));
-    memcpy(out, td_session_logits(s), g_model->spec.n_vocab * sizeof(float));
-    td_session_close(s);
-    td_engine_close(e);
-}
-
-static void assert_fresh(struct td_session *s, const int32_t *tokens, uint32_t n)
-{
-    float expected[1024];
-    fresh_logits(tokens, n, expected);
-    assert_int_equal(td_session_state(s), TD_SESSION_READY);
-    assert_int_equal(td_session_len(s), n);
-    assert_memory_equal(td_session_logits(s), expected, sizeof(expected));
-}
-
 static void the_next_turn_reuses_the_whole_prompt(void **state)
 {
     (void)state;
@@ -72,7 +53,7 @@ static void the_next_turn_reuses_the_whole_prompt(void **state)
     // The next turn has the prompt without the reasoning, then something new.
     OK(td_session_sync(s, tokens, 900, NULL, 0, NULL, NULL, &err));
     assert_int_equal(td_session_reused(s), 700);
-    assert_fresh(s, tokens, 900);
+    assert_fresh(g_model, s, tokens, 900);
     td_session_close(s);
     td_engine_close(e);
 }
@@ -92,7 +73,7 @@ static void marks_are_places_to_return_to(void **state)
         tokens[marks[i]] = (tokens[marks[i]] + 1) % 1024;
         OK(td_session_sync(s, tokens, marks[i] + 20, NULL, 0, NULL, NULL, &err));
         assert_int_equal(td_session_reused(s), marks[i]);
-        assert_fresh(s, tokens, marks[i] + 20);
+        assert_fresh(g_model, s, tokens, marks[i] + 20);
     }
     td_session_close(s);
     td_engine_close(e);
@@ -110,7 +91,7 @@ static void an_edit_in_the_middle_costs_only_the_stride(void **state)
     tokens[2900] = (tokens[2900] + 1) % 1024;
     OK(td_session_sync(s, tokens, 3300, NULL, 0, NULL, NULL, &err));
     assert_in_range(td_session_reused(s), 2900 - 512, 2900);
-    assert_fresh(s, tokens, 3300);
+    assert_fresh(g_model, s, tokens, 3300);
     td_session_close(s);
     td_engine_close(e);
 }
@@ -126,7 +107,7 @@ static void the_same_prompt_again_computes_one_row(void **state)
     for (int i = 0; i < 3; i++) {
         OK(td_session_sync(s, tokens, 300, NULL, 0, NULL, NULL, &err));
         assert_int_equal(td_session_reused(s), i == 0 ? 0 : 299);
-        assert_fresh(s, tokens, 300);
+        assert_fresh(g_model, s, tokens, 300);
     }
     td_session_close(s);
     td_engine_close(e);
@@ -167,7 +148,7 @@ static void random_lives(void **state)
             for (uint32_t n_rows = 1; n_rows > 0;) OK(td_engine_step(e, &n_rows, &err));
             for (int i = 0; i < N_SESSIONS; i++) {
                 if (i == victim) continue;
-                assert_fresh(s[i], tokens[i], n[i]);
+                assert_fresh(g_model, s[i], tokens[i], n[i]);
                 // Some decoding, of what will not be part of the next round's timeline.
                 for (int k = 0; k < 5 && td_session_len(s[i]) < N_CTX; k++) {
                     OK(td_session_append(s[i], 5, &err));
@@ -199,7 +180,7 @@ static void cancel_leaves_a_usable_prefix(void **state)
     assert_int_equal(td_session_state(s), TD_SESSION_IDLE);
     OK(td_session_sync(s, tokens, 500, NULL, 0, NULL, NULL, &err));
     assert_int_equal(td_session_reused(s), 100);
-    assert_fresh(s, tokens, 500);
+    assert_fresh(g_model, s, tokens, 500);
     td_session_close(s);
     td_engine_close(e);
 }
@@ -241,9 +222,9 @@ static void cancels_from_another_thread(void **state)
     atomic_store(&c.is_closed, true);
     pthread_join(thread, NULL);
     OK(td_session_sync(s, tokens, 300, NULL, 0, NULL, NULL, &err));
-    assert_fresh(s, tokens, 300);
+    assert_fresh(g_model, s, tokens, 300);
     while (td_session_state(neighbour) != TD_SESSION_READY) OK(td_engine_step(e, NULL, &err));
-    assert_fresh(neighbour, other, 200);
+    assert_fresh(g_model, neighbour, other, 200);
     td_session_close(neighbour);
     td_session_close(s);
     td_engine_close(e);
@@ -294,7 +275,7 @@ static void a_full_pool_is_an_error_and_not_the_end(void **state)
     assert_int_equal(td_session_sync(s, tokens, 1000, NULL, 0, NULL, NULL, &err), TD_ENOMEM);
     assert_non_null(strstr(err.msg, "the KV cache is full"));
     OK(td_session_sync(s, tokens, 60, NULL, 0, NULL, NULL, &err));
-    assert_fresh(s, tokens, 60);
+    assert_fresh(g_model, s, tokens, 60);
     td_session_close(s);
     td_engine_close(e);
 }

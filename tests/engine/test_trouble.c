@@ -37,24 +37,6 @@ static uint64_t kv_bytes(const struct td_engine *e)
     return report.kv_bytes;
 }
 
-static void fresh_logits(const int32_t *tokens, uint32_t n, float *out)
-{
-    struct td_engine *e = open_engine_cfg(g_model, config(512, 1));
-    struct td_session *s = open_session(e, n);
-    OK(td_session_sync(s, tokens, n, NULL, 0, NULL, NULL, &err));
-    memcpy(out, td_session_logits(s), 1024 * sizeof(float));
-    td_session_close(s);
-    td_engine_close(e);
-}
-
-static void assert_fresh(struct td_session *s, const int32_t *tokens, uint32_t n)
-{
-    float expected[1024];
-    fresh_logits(tokens, n, expected);
-    assert_int_equal(td_session_state(s), TD_SESSION_READY);
-    assert_memory_equal(td_session_logits(s), expected, sizeof(expected));
-}
-
 static int fail_second(void *ctx, uint32_t i0, uint32_t n, const float *logits,
                        struct td_error *why)
 {
@@ -84,7 +66,7 @@ static void a_failed_evaluation_leaves_an_idle_session(void **state)
     assert_int_equal(n_rows, 0);
     OK(td_session_sync(s, tokens, 200, NULL, 0, NULL, NULL, &err));
     assert_int_equal(td_session_reused(s), 64);
-    assert_fresh(s, tokens, 200);
+    assert_fresh(g_model, s, tokens, 200);
     // A refused evaluation changes nothing.
     const int32_t bad[2] = {1, -1};
     assert_int_equal(td_session_eval(s, bad, 2, fail_second, &n_calls, &err), TD_EARG);
@@ -136,7 +118,7 @@ static void a_neighbour_without_memory_stops_nobody(void **state)
     OK(td_session_sync(small, tokens, 20, NULL, 0, NULL, NULL, &err));
     OK(td_session_want(big, tokens, 1000, NULL, 0, &err));
     for (uint32_t n = 20; n < 60; n++) {
-        if (n % 8 == 4) assert_fresh(small, tokens, n);
+        if (n % 8 == 4) assert_fresh(g_model, small, tokens, n);
         OK(td_session_append(small, tokens[n], &err));
         while (td_session_state(small) != TD_SESSION_READY) OK(td_engine_step(e, NULL, &err));
     }
@@ -259,7 +241,7 @@ static void asking_again_computes_one_row(void **state)
     }
     OK(td_session_sync(s, tokens, 700, NULL, 0, NULL, NULL, &err));
     assert_int_equal(td_session_reused(s), 699);
-    assert_fresh(s, tokens, 700);
+    assert_fresh(g_model, s, tokens, 700);
     td_session_close(s);
     td_engine_close(e);
 }
@@ -284,7 +266,7 @@ static void marks_in_the_reused_part_count(void **state)
     tokens[140] = (tokens[140] + 1) % 1024;
     OK(td_session_sync(s, tokens, 450, NULL, 0, NULL, NULL, &err));
     assert_int_equal(td_session_reused(s), 140);
-    assert_fresh(s, tokens, 450);
+    assert_fresh(g_model, s, tokens, 450);
     td_session_close(s);
     td_engine_close(e);
 }

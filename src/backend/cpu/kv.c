@@ -244,17 +244,6 @@ int td_cpu_kv_trim(struct td_kv *kv, uint32_t n, struct td_error *err)
     return TD_OK;
 }
 
-uint64_t td_cpu_kv_own_bytes(const struct td_kv *kv)
-{
-    const size_t n_slots = (size_t)kv->dev->model->spec.n_layers * kv->n_blocks;
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < n_slots; i++) {
-        if (kv->pages[i] != TD_NO_PAGE && refs_of(&kv->dev->pool, kv->pages[i]) == 1)
-            bytes += kv->dev->pool.page_bytes;
-    }
-    return bytes;
-}
-
 // ---- writing ----------------------------------------------------------------------------------
 
 // Makes positions [first, last) of one page writable by this kv alone.
