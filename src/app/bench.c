@@ -24,6 +24,7 @@ struct bench {
     struct td_bench_report *report;
     struct td_bench_row row;
     struct td_progress progress;
+    struct td_cost *costs; // (n_ops) of one repetition, with --ops
 };
 
 static bool is_wanted(void)
@@ -49,6 +50,14 @@ static uint64_t hash(const float *x, uint32_t n)
     return h;
 }
 
+static void add_cost(struct td_cost *sum, const struct td_cost *c)
+{
+    sum->weight_bytes += c->weight_bytes;
+    sum->kv_read_bytes += c->kv_read_bytes;
+    sum->kv_write_bytes += c->kv_write_bytes;
+    sum->flop += c->flop;
+}
+
 // What one repetition costs by the program's own count: chunks of a prompt, or single tokens.
 static void price(struct bench *b, struct td_bench_row *row)
 {
@@ -57,11 +66,14 @@ static void price(struct bench *b, struct td_bench_row *row)
     const uint32_t chunk = row->n_prompt ? app->chunk : 1;
     for (uint32_t i = 0; i < n; i += chunk) {
         const uint32_t n_rows = td_min_u32(chunk, n - i);
-        struct td_cost cost = {0};
-        td_cost_program(&cost, app->model, n_rows, row->depth + i,
-                        row->n_gen || i + n_rows == n ? 1 : 0, app->kv_f32 ? 4 : 2);
-        row->bytes += cost.weight_bytes + cost.kv_read_bytes + cost.kv_write_bytes;
-        row->flop += cost.flop;
+        const uint32_t n_want = row->n_gen || i + n_rows == n ? 1 : 0;
+        for (uint32_t k = 0; k < app->model->program.n_ops; k++) {
+            struct td_cost cost = {0};
+            td_cost_op(&cost, app->model, k, n_rows, row->depth + i, n_want, app->kv_f32 ? 4 : 2);
+            row->bytes += cost.weight_bytes + cost.kv_read_bytes + cost.kv_write_bytes;
+            row->flop += cost.flop;
+            if (b->costs) add_cost(&b->costs[k], &cost);
+        }
     }
 }
 
@@ -105,6 +117,7 @@ static int measure(struct bench *b, uint32_t depth, uint32_t n_prompt, uint32_t 
     struct tm utc;
     if (gmtime_r(&now, &utc))
         strftime(row->test_time, sizeof(row->test_time), "%Y-%m-%dT%H:%M:%SZ", &utc);
+    if (b->costs) memset(b->costs, 0, b->shared.app.model->program.n_ops * sizeof(*b->costs));
     price(b, row);
 
     char name[48];
@@ -115,6 +128,7 @@ static int measure(struct bench *b, uint32_t depth, uint32_t n_prompt, uint32_t 
         n_prompt ? td_min_u32(n_prompt, b->shared.app.chunk) : td_min_u32(n_gen, WARM_UP_TOKENS);
     int code = repeat(b, depth, n_prompt ? warm : 0, n_prompt ? 0 : warm, 99, &t_ns, err);
     const uint32_t n = (uint32_t)td_opt_u64(b->shared.cfg, TD_OPT_REPEAT);
+    if (code == TD_OK && b->costs) code = td_engine_time_steps(b->shared.app.engine, true, err);
     td_progress_begin(&b->progress, name, "repetitions");
     for (uint32_t i = 0; i < n && code == TD_OK; i++) {
         (void)td_progress_step(&b->progress, i, n);
@@ -132,6 +146,9 @@ static int measure(struct bench *b, uint32_t depth, uint32_t n_prompt, uint32_t 
                 hash(td_session_logits(b->session), b->shared.app.model->spec.n_vocab);
     }
     td_progress_end(&b->progress);
+    if (code == TD_OK && b->costs) code = td_engine_time_steps(b->shared.app.engine, false, err);
+    if (code == TD_OK && b->costs)
+        code = td_bench_ops_take(&row->ops, &b->shared, row, b->costs, err);
     if (code != TD_OK) return code;
     row->snapshot_bytes = td_session_snapshot_bytes(b->session);
     td_os_rss(&row->rss);
@@ -225,6 +242,10 @@ static int prepare(struct bench *b, const struct lists *l, struct td_error *err)
     code = td_app_open(&s->app, s->cfg, &wants, err);
     if (code != TD_OK) return code;
     b->tokens = calloc((size_t)n_ctx, sizeof(*b->tokens));
+    if (td_opt_is_set(s->cfg, TD_OPT_OPS)) {
+        b->costs = calloc(s->app.model->program.n_ops, sizeof(*b->costs));
+        if (!b->costs) return td_fail(err, TD_ENOMEM, "no memory for the prices of the ops");
+    }
     if (!b->tokens)
         return td_fail(err, TD_ENOMEM, "no memory for %llu tokens", (unsigned long long)n_ctx);
     code = td_session_open(&b->session, s->app.engine, (uint32_t)n_ctx, err);
@@ -269,6 +290,8 @@ int td_cmd_bench(const struct td_config *cfg)
     for (uint32_t i = 0; i < l.n_prompt + l.n_gen; i++)
         if ((i < l.n_prompt ? l.prompt[i] : l.gen[i - l.n_prompt]) == 0)
             return td_app_usage(cfg, "a length of 0 stands beside others");
+    if (td_opt_is_set(cfg, TD_OPT_OPS) && td_opt_choice(cfg, TD_OPT_FORMAT) == TD_BENCH_CSV)
+        return td_app_usage(cfg, "--ops has no form as CSV: use -o md or -o json");
     b.shared.model_path = td_opt_text(cfg, TD_OPT_MODEL);
     if (td_app_check_model_path(b.shared.model_path, &err) != TD_OK) return td_app_fail(&err);
 
@@ -277,6 +300,7 @@ int td_cmd_bench(const struct td_config *cfg)
     td_bench_report_close(b.report);
     td_session_close(b.session);
     free(b.tokens);
+    free(b.costs);
     if (b.shared.app.model) td_app_close(&b.shared.app);
     return code == TD_OK ? TD_EXIT_OK : td_app_fail(&err);
 }

@@ -4,10 +4,14 @@
 #define TD_APP_BENCH_H
 
 #include "app/app.h"
+#include "app/json.h"
 #include "base/os.h"
 #include "probe/probe.h"
 
 enum { TD_BENCH_MAX_REPEAT = 1000 };
+enum td_bench_form { TD_BENCH_MD, TD_BENCH_JSON, TD_BENCH_CSV }; // as the choices of -o
+
+struct td_bench_ops; // --ops: where the time of a row goes
 
 // One row of the table.
 struct td_bench_row {
@@ -23,6 +27,7 @@ struct td_bench_row {
     char test_time[32]; // UTC, ISO 8601
     struct td_os_rss rss;
     struct td_device_report device;
+    struct td_bench_ops *ops; // NULL unless asked for; td_bench_report_row takes it
 };
 
 // What all rows share.
@@ -47,6 +52,18 @@ struct td_bench_stats {
 };
 void td_bench_stats(struct td_bench_stats *out, const struct td_bench *b,
                     const struct td_bench_row *row);
+
+// Operations per second that a kind of arithmetic can reach.
+double td_bench_arith_rate(const struct td_probe_rates *m, enum td_arith arith);
+
+// Takes the engine's step times of row's repetitions. costs: price of each op of the program for
+// one repetition.
+int td_bench_ops_take(struct td_bench_ops **out, const struct td_bench *b,
+                      const struct td_bench_row *row, const struct td_cost *costs,
+                      struct td_error *err) TD_MUST_CHECK;
+void td_bench_ops_free(struct td_bench_ops *ops);
+void td_bench_ops_print(const struct td_bench_ops *ops);
+json_t *td_bench_ops_json(const struct td_bench_ops *ops); // a list
 
 void td_bench_row_name(const struct td_bench_row *row, char *out, size_t out_bytes);
 

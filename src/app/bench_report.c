@@ -9,17 +9,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum form { FORM_MD, FORM_JSON, FORM_CSV };
-
 struct td_bench_report {
     const struct td_bench *b;
-    enum form form;
+    enum td_bench_form form;
     json_t *list;
     // The last row, for what stands below the table.
     struct td_os_rss rss;
     struct td_device_report device;
     uint64_t snapshot_bytes;
     bool has_row;
+    // The table is printed row by row, these after it.
+    struct td_bench_ops **ops;
+    uint32_t n_ops, ops_cap;
 };
 
 void td_bench_row_name(const struct td_bench_row *row, char *out, size_t out_bytes)
@@ -194,6 +195,7 @@ static json_t *row_json(const struct td_bench *b, const struct td_bench_row *row
     td_json_text(o, "logits_hash", text);
     td_json_text(o, "model_digest", b->app.model->digest);
     td_json_text(o, "model_note", b->app.model->note);
+    if (row->ops) json_object_set_new(o, "ops", td_bench_ops_json(row->ops));
     return o;
 }
 
@@ -246,20 +248,37 @@ int td_bench_report_open(struct td_bench_report **out, const struct td_bench *b,
     struct td_bench_report *r = calloc(1, sizeof(*r));
     if (!r) return td_fail(err, TD_ENOMEM, "no memory for the report");
     r->b = b;
-    r->form = (enum form)td_opt_choice(b->cfg, TD_OPT_FORMAT);
-    if (r->form == FORM_JSON) r->list = json_array();
-    if (r->form == FORM_MD) md_begin(b);
+    r->form = (enum td_bench_form)td_opt_choice(b->cfg, TD_OPT_FORMAT);
+    if (r->form == TD_BENCH_JSON) r->list = json_array();
+    if (r->form == TD_BENCH_MD) md_begin(b);
     *out = r;
     return TD_OK;
+}
+
+static void keep_ops(struct td_bench_report *r, struct td_bench_ops *ops)
+{
+    if (!ops) return;
+    if (r->n_ops == r->ops_cap) {
+        const uint32_t cap = r->ops_cap ? 2 * r->ops_cap : 8;
+        struct td_bench_ops **grown = realloc((void *)r->ops, cap * sizeof(struct td_bench_ops *));
+        if (!grown) {
+            td_bench_ops_free(ops);
+            return;
+        }
+        r->ops = grown;
+        r->ops_cap = cap;
+    }
+    r->ops[r->n_ops++] = ops;
 }
 
 void td_bench_report_row(struct td_bench_report *r, const struct td_bench_row *row)
 {
     switch (r->form) {
-    case FORM_MD: md_row(r->b, row); break;
-    case FORM_JSON: json_array_append_new(r->list, row_json(r->b, row)); break;
-    case FORM_CSV: csv_row(r, row); break;
+    case TD_BENCH_MD: md_row(r->b, row); break;
+    case TD_BENCH_JSON: json_array_append_new(r->list, row_json(r->b, row)); break;
+    case TD_BENCH_CSV: csv_row(r, row); break;
     }
+    keep_ops(r, row->ops);
     r->rss = row->rss;
     r->device = row->device;
     r->snapshot_bytes = row->snapshot_bytes;
@@ -268,8 +287,9 @@ void td_bench_report_row(struct td_bench_report *r, const struct td_bench_row *r
 
 int td_bench_report_end(struct td_bench_report *r, struct td_error *err)
 {
-    if (r->form == FORM_MD) md_end(r);
-    if (r->form == FORM_JSON) {
+    if (r->form == TD_BENCH_MD) md_end(r);
+    for (uint32_t i = 0; r->form == TD_BENCH_MD && i < r->n_ops; i++) td_bench_ops_print(r->ops[i]);
+    if (r->form == TD_BENCH_JSON) {
         json_t *list = r->list;
         r->list = NULL;
         if (td_json_print(stdout, list, JSON_INDENT(2)) != 0)
@@ -281,6 +301,8 @@ int td_bench_report_end(struct td_bench_report *r, struct td_error *err)
 void td_bench_report_close(struct td_bench_report *r)
 {
     if (!r) return;
+    for (uint32_t i = 0; i < r->n_ops; i++) td_bench_ops_free(r->ops[i]);
+    free((void *)r->ops);
     json_decref(r->list);
     free(r);
 }

@@ -40,6 +40,7 @@ enum td_opt {
     TD_OPT_DEPTH,
     TD_OPT_REPEAT,
     TD_OPT_FORMAT,
+    TD_OPT_OPS,
     // several commands
     TD_OPT_CTX,
     TD_OPT_CTX_EVAL,

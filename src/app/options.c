@@ -37,7 +37,13 @@ const struct td_command td_commands[] = {
      "\n"
      "GB/s and GFLOP/s are the bytes and operations that the program needs, by its own count,\n"
      "divided by the time; per cent are of what `tandem probe --quick` measures on this machine.\n"
-     "-m synth:gpt-oss-120b measures a model that has not been downloaded."},
+     "-m synth:gpt-oss-120b measures a model that has not been downloaded.\n"
+     "\n"
+     "--ops adds a table for each test: every kind of operation of the program with its time for\n"
+     "one repetition, the part of it that threads waited for each other, the bytes of weights and\n"
+     "KV and the operations it needs, and how near that is to this machine's limit: the slower of\n"
+     "reading the bytes and multiplying in the type it multiplies in (16-bit integers at half the\n"
+     "speed of 8-bit ones)."},
     {"inspect", td_cmd_inspect, "MODEL [--tensors] [--program] [--json]", 0, 1, false,
      "what a model file holds",
      "Prints a summary. --tensors lists every tensor, --program the operations of a forward pass\n"
@@ -135,6 +141,8 @@ const struct td_opt_row td_options[TD_N_OPTS] = {
                        "measurements of each row"},
     [TD_OPT_FORMAT] = {"--output", 'o', TD_OPT_TYPE_CHOICE, "md|json|csv", "md", 0, 0, BENCH,
                        "a table to read, or for programs; JSON fields are named as llama-bench's"},
+    [TD_OPT_OPS] = {"--ops", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, BENCH,
+                    "also print where the time of each test goes, by kind of operation"},
 
     [TD_OPT_CTX] = {"--ctx", 'c', TD_OPT_TYPE_COUNT, "TOKENS", NULL, 1, UINT32_MAX / 2, RUN,
                     "tokens of prompt and answer together; default: what the model was trained "

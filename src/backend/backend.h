@@ -71,6 +71,22 @@ struct td_device_report {
     uint32_t kv_page_tokens; // positions of a page
 };
 
+// What a step multiplies, which says what limit it runs against.
+enum td_arith { TD_ARITH_F32, TD_ARITH_INT8, TD_ARITH_INT16 };
+
+// Time of one step of the program as the device runs it, summed over the runs since the times were
+// switched on. A device may run an op as several steps, or several ops as one.
+struct td_step_time {
+    const char *name; // "linear", "quantize", ...
+    // The ops it computes, i_op and those after it; n_ops is 0 for a step that only prepares op
+    // i_op or ends it.
+    uint32_t i_op, n_ops;
+    enum td_arith arith;
+    uint64_t n_runs;
+    uint64_t time_ns; // from the end of the step before to the end of this one
+    uint64_t wait_ns; // of that: a thread's wait for the others, the mean of all threads
+};
+
 // Calls come from one thread, the engine's, unless a function says otherwise.
 struct td_backend {
     const char *name;
@@ -120,6 +136,12 @@ struct td_backend {
                float *logits, struct td_error *err);
 
     void (*report)(struct td_device *dev, struct td_device_report *out);
+
+    // Takes the time of every step of the runs to come, from zero, until it is switched off; the
+    // times stay. While off, a run does nothing for it.
+    int (*time_steps)(struct td_device *dev, bool on, struct td_error *err);
+    // Steps of the program, and (out != NULL) their times in the order they run.
+    uint32_t (*step_times)(const struct td_device *dev, struct td_step_time *out);
 };
 
 const struct td_backend *td_backend_cpu(void);

@@ -79,6 +79,16 @@ void td_engine_report(const struct td_engine *e, struct td_device_report *out)
     e->backend->report(e->dev, out);
 }
 
+int td_engine_time_steps(struct td_engine *e, bool on, struct td_error *err)
+{
+    return e->backend->time_steps(e->dev, on, err);
+}
+
+uint32_t td_engine_step_times(const struct td_engine *e, struct td_step_time *out)
+{
+    return e->backend->step_times(e->dev, out);
+}
+
 void td_engine_watch(struct td_engine *e, void *ctx,
                      void (*layer_done)(void *ctx, const struct td_kv_span *span))
 {

@@ -32,6 +32,9 @@ void td_engine_close(struct td_engine *engine); // after its sessions
 
 const struct td_model *td_engine_model(const struct td_engine *engine);
 void td_engine_report(const struct td_engine *engine, struct td_device_report *out);
+// Times of the device's steps: time_steps and step_times of struct td_backend.
+int td_engine_time_steps(struct td_engine *engine, bool on, struct td_error *err) TD_MUST_CHECK;
+uint32_t td_engine_step_times(const struct td_engine *engine, struct td_step_time *out);
 
 // A timeline of at most n_ctx tokens.
 int td_session_open(struct td_session **out, struct td_engine *engine, uint32_t n_ctx,

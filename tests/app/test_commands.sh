@@ -97,6 +97,20 @@ out_has '"logits_hash"'
 ok "$TANDEM" bench -m "$TMP/a.gguf" -p 8 -n 4 -r 1 -o csv
 [ "$(wc -l <"$TMP/out")" -eq 3 ] || failed "csv is not a heading and two rows"
 
+# Every kind of operation of the program has its line.
+"$TANDEM" inspect "$M" --program | awk '/^ *[0-9]+ /{print $3}' | sort -u >"$TMP/kinds"
+ok "$TANDEM" bench -m "$M" -p 32 -n 2 -r 2 --ops
+out_has "| all steps "
+[ "$(wc -l <"$TMP/kinds")" -eq 11 ] || failed "not 11 kinds of operations"
+while read -r kind; do
+    n_checks=$((n_checks + 1))
+    [ "$(grep -cE "^\| ([a-z_]+\+)*$kind(\+[a-z_]+)* " "$TMP/out")" -ge 2 ] || failed "--ops: no $kind in both tests"
+done <"$TMP/kinds"
+ok "$TANDEM" bench -m "$M" -p 32 -n 0 -r 1 --ops -o json
+out_has '"pct_of_limit"'
+out_has '"op": "experts_glu"'
+mistake 2 "--ops has no form as CSV" "$TANDEM" bench -m "$M" --ops -o csv
+
 # probe
 ok "$TANDEM" probe --quick -t 1 -o "$TMP/machine.json"
 out_has "read GB/s"

@@ -21,6 +21,8 @@ static void cpu_close(struct td_device *dev)
     free(dev->slots);
     free((void *)dev->quantized[0]);
     free(dev->scratch);
+    free(dev->clocks);
+    free(dev->done_ns);
     free(dev);
 }
 
@@ -239,6 +241,8 @@ const struct td_backend *td_backend_cpu(void)
         .kv_commit = td_cpu_kv_commit,
         .run = cpu_run,
         .report = cpu_report,
+        .time_steps = td_cpu_time_steps,
+        .step_times = td_cpu_step_times,
     };
     return &cpu;
 }

@@ -97,6 +97,7 @@ enum td_act { TD_ACT_F32, TD_ACT_Q8, TD_ACT_Q16, TD_N_ACTS };
 struct td_step {
     enum td_step_kind kind;
     const struct td_op *op; // NULL for ANGLES and QUANTIZE
+    uint32_t i_op;          // the op it was made for
     td_slot slot;           // QUANTIZE: which
     uint32_t n_vectors;     // QUANTIZE: vectors per row (top-k for expert inputs, else 1)
     bool is_kept;           // runs on the rows that want logits
@@ -126,6 +127,12 @@ struct td_scratch {
     float *tile;    // 2 x (TD_TILE_ROWS, TD_TILE_OUT)
     const void **x; // (max_rows)
     float **y;      // (max_rows)
+};
+
+// What was measured of one step; only while times are taken.
+struct td_step_clock {
+    uint64_t n_runs;
+    uint64_t time_ns, wait_ns; // as in struct td_step_time
 };
 
 struct td_device {
@@ -167,6 +174,9 @@ struct td_device {
     const struct td_batch *batch;
     const struct td_watch *watch;
     float *logits;
+    bool is_timed;
+    struct td_step_clock *clocks; // (n_steps), the leader's; NULL until times are first taken
+    uint64_t *done_ns;            // (n_steps, n_threads): when a member had no more to do
     // The step after which everybody stops: set by the leader before that step's barrier.
     _Atomic uint32_t stop_after;
 };
@@ -182,6 +192,10 @@ size_t td_cpu_act_bytes(enum td_act act, uint32_t n);
 
 // Runs all steps on the team; the rows are set. False when it was cancelled.
 bool td_cpu_execute(struct td_device *dev);
+
+// See struct td_backend (times.c).
+int td_cpu_time_steps(struct td_device *dev, bool on, struct td_error *err);
+uint32_t td_cpu_step_times(const struct td_device *dev, struct td_step_time *out);
 
 // Work items of an expert step and one item of it (exec_moe.c).
 uint32_t td_cpu_moe_items(const struct td_device *dev, const struct td_step *s, uint32_t n_rows);

@@ -3,6 +3,7 @@
 // items until none are left, then meet at a barrier. A row's bits depend on its own sequence alone:
 // no item sums over rows, and every sum over positions or blocks goes in the kernels' fixed order.
 #include "backend/cpu/cpu_impl.h"
+#include "base/clock.h"
 #include "base/num.h"
 
 #include <math.h>
@@ -255,9 +256,30 @@ static bool is_layer_end(const struct td_device *dev, uint32_t i_step)
     return next && next->layer != op->layer;
 }
 
+// Leader, after the step's barrier: the step lasted from the end of the one before until its last
+// member was done. Returns that moment.
+static uint64_t note_times(struct td_device *dev, uint32_t i_step, uint64_t begin_ns)
+{
+    const uint32_t n = dev->cfg.n_threads;
+    const uint64_t *done_ns = dev->done_ns + (size_t)i_step * n;
+    uint64_t end_ns = begin_ns, sum_ns = 0;
+    for (uint32_t m = 0; m < n; m++) {
+        if (done_ns[m] > end_ns) end_ns = done_ns[m];
+        sum_ns += done_ns[m];
+    }
+    struct td_step_clock *c = &dev->clocks[i_step];
+    c->n_runs++;
+    c->time_ns += end_ns - begin_ns;
+    c->wait_ns += (end_ns * n - sum_ns) / n;
+    return end_ns;
+}
+
 static void walk(void *ctx, struct td_member *me)
 {
     struct td_device *dev = ctx;
+    struct td_step_clock *clocks =
+        dev->is_timed ? dev->clocks + (size_t)me->id * dev->n_steps : NULL;
+    uint64_t begin_ns = clocks ? td_clock_ns() : 0;
     for (uint32_t i_step = 0; i_step < dev->n_steps; i_step++) {
         const struct td_step *s = &dev->steps[i_step];
         const uint32_t n_rows = s->is_kept ? dev->n_kept : dev->n_rows;
@@ -268,7 +290,9 @@ static void walk(void *ctx, struct td_member *me)
         if (me->id == 0 && is_layer_end(dev, i_step) && dev->watch && dev->watch->cancel &&
             atomic_load_explicit(dev->watch->cancel, memory_order_relaxed))
             atomic_store_explicit(&dev->stop_after, i_step, memory_order_relaxed);
+        if (dev->is_timed) dev->done_ns[(size_t)i_step * me->n + me->id] = td_clock_ns();
         td_team_barrier(me);
+        if (dev->is_timed && me->id == 0) begin_ns = note_times(dev, i_step, begin_ns);
         // A member that is late here may already see the stop of a later step; only its own counts,
         // so that all leave after the same barrier.
         if (atomic_load_explicit(&dev->stop_after, memory_order_relaxed) <= i_step) return;

@@ -10,6 +10,7 @@ struct lowering {
     struct td_device *dev;
     struct td_step *steps; // (cap)
     uint32_t n, cap;
+    uint32_t i_op;             // being lowered
     bool *is_fresh[TD_N_ACTS]; // (n_slots): the quantised copy matches the slot
     bool is_kept;
 };
@@ -41,7 +42,7 @@ static td_mm_fn *pick_mm(const struct td_device *dev, td_weight w, enum td_act *
 static struct td_step *push(struct lowering *l, enum td_step_kind kind, const struct td_op *op)
 {
     struct td_step *s = &l->steps[l->n++];
-    *s = (struct td_step){.kind = kind, .op = op, .is_kept = l->is_kept};
+    *s = (struct td_step){.kind = kind, .op = op, .i_op = l->i_op, .is_kept = l->is_kept};
     return s;
 }
 
@@ -177,8 +178,10 @@ int td_cpu_lower(struct td_device *dev, struct td_error *err)
         return td_fail(err, TD_ENOMEM, "no memory for a program of %u ops", p->n_ops);
     }
     for (int act = 0; act < TD_N_ACTS; act++) l.is_fresh[act] = fresh + (size_t)act * p->n_slots;
+    while (l.i_op + 1 < p->n_ops && p->ops[l.i_op].kind != TD_OP_ROPE) l.i_op++;
     push(&l, TD_STEP_ANGLES, NULL);
     for (uint32_t i = 0; i < p->n_ops; i++) {
+        l.i_op = i;
         lower_op(&l, &p->ops[i]);
         if (p->ops[i].kind == TD_OP_ROUTE) dev->top_k = p->ops[i].k;
     }
