@@ -17,6 +17,10 @@
 
 enum { MAX_LIST = 64, WARM_UP_TOKENS = 4 };
 
+// What one turn of the read loop reads: long against a barrier, short against a repetition.
+#define MIN_LOOP_BYTES ((uint64_t)64 << 20)
+#define MAX_LOOP_BYTES ((uint64_t)4 << 30)
+
 struct bench {
     struct td_bench shared;
     struct td_session *session;
@@ -24,7 +28,9 @@ struct bench {
     struct td_bench_report *report;
     struct td_bench_row row;
     struct td_progress progress;
-    struct td_cost *costs; // (n_ops) of one repetition, with --ops
+    struct td_probe_span *spans;    // (n_weights)
+    struct td_probe_reader *reader; // NULL: no single tokens are measured
+    struct td_cost *costs;          // (n_ops) of one repetition, with --ops
 };
 
 static bool is_wanted(void)
@@ -94,6 +100,15 @@ static int repeat(struct bench *b, uint32_t depth, uint32_t n_prompt, uint32_t n
     return code;
 }
 
+// One turn of the plain loop; bytes per second.
+static double read_loop(struct bench *b)
+{
+    if (!b->reader) return 0;
+    uint64_t n = td_probe_reader_bytes(b->reader) / 3;
+    n = n < MIN_LOOP_BYTES ? MIN_LOOP_BYTES : n > MAX_LOOP_BYTES ? MAX_LOOP_BYTES : n;
+    return td_probe_read(b->reader, n);
+}
+
 // Brings the session to the depth; says when the engine could not keep it.
 static int fill(struct bench *b, uint32_t depth, struct td_error *err)
 {
@@ -130,6 +145,7 @@ static int measure(struct bench *b, uint32_t depth, uint32_t n_prompt, uint32_t 
     const uint32_t n = (uint32_t)td_opt_u64(b->shared.cfg, TD_OPT_REPEAT);
     if (code == TD_OK && b->costs) code = td_engine_time_steps(b->shared.app.engine, true, err);
     td_progress_begin(&b->progress, name, "repetitions");
+    if (n_gen && code == TD_OK) row->loop_bytes_per_s[0] = read_loop(b);
     for (uint32_t i = 0; i < n && code == TD_OK; i++) {
         (void)td_progress_step(&b->progress, i, n);
         code = repeat(b, depth, n_prompt, n_gen, 100 + i, &t_ns, err);
@@ -141,6 +157,7 @@ static int measure(struct bench *b, uint32_t depth, uint32_t n_prompt, uint32_t 
             break;
         }
         row->samples_ns[row->n_samples++] = t_ns;
+        if (n_gen) row->loop_bytes_per_s[i + 1] = read_loop(b);
         if (i == 0)
             row->logits_hash =
                 hash(td_session_logits(b->session), b->shared.app.model->spec.n_vocab);
@@ -153,6 +170,9 @@ static int measure(struct bench *b, uint32_t depth, uint32_t n_prompt, uint32_t 
     row->snapshot_bytes = td_session_snapshot_bytes(b->session);
     td_os_rss(&row->rss);
     td_engine_report(b->shared.app.engine, &row->device);
+    const uint64_t shared_bytes = row->rss.file_bytes + row->device.kv_bytes;
+    if (!b->shared.app.model->synth && row->rss.now_bytes > shared_bytes)
+        row->own_bytes = row->rss.now_bytes - shared_bytes;
     td_bench_report_row(b->report, row);
     return TD_OK;
 }
@@ -227,6 +247,27 @@ static uint32_t largest(const uint32_t *list, uint32_t n)
     return most;
 }
 
+// The bar for single tokens. Its first turn goes once over everything, so that no measurement pays
+// for pages that were not mapped yet; a model that does not fit in memory would only be dragged
+// through it.
+static int open_reader(struct bench *b, struct td_error *err)
+{
+    const struct td_app *app = &b->shared.app;
+    const struct td_model *m = app->model;
+    const enum td_isa isa =
+        b->shared.cfg->isa < 0 ? td_isa_native() : (enum td_isa)b->shared.cfg->isa;
+    b->spans = calloc(m->n_weights, sizeof(*b->spans));
+    if (!b->spans) return td_fail(err, TD_ENOMEM, "no memory for %u spans", m->n_weights);
+    for (uint32_t i = 0; i < m->n_weights; i++)
+        b->spans[i] = (struct td_probe_span){m->weights[i].data, (size_t)m->weights[i].size_bytes};
+    const int code =
+        td_probe_reader_open(&b->reader, b->spans, m->n_weights, app->n_threads, isa, err);
+    if (code == TD_EARG) return TD_OK; // a toy of less than a megabyte: no bar
+    if (code == TD_OK && m->weights_bytes < b->shared.os.memory_bytes / 10 * 9)
+        (void)td_probe_read(b->reader, td_probe_reader_bytes(b->reader));
+    return code;
+}
+
 static int prepare(struct bench *b, const struct lists *l, struct td_error *err)
 {
     struct td_bench *s = &b->shared;
@@ -255,6 +296,8 @@ static int prepare(struct bench *b, const struct lists *l, struct td_error *err)
     if (code != TD_OK) return code;
     s->first_token_seconds = (double)(td_clock_ns() - t0_ns) * 1e-9;
     describe(s);
+    if (l->n_gen) code = open_reader(b, err);
+    if (code != TD_OK) return code;
     return td_bench_report_open(&b->report, s, err);
 }
 
@@ -299,6 +342,8 @@ int td_cmd_bench(const struct td_config *cfg)
     td_app_on_interrupt(NULL);
     td_bench_report_close(b.report);
     td_session_close(b.session);
+    td_probe_reader_close(b.reader);
+    free(b.spans);
     free(b.tokens);
     free(b.costs);
     if (b.shared.app.model) td_app_close(&b.shared.app);

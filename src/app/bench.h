@@ -20,12 +20,18 @@ struct td_bench_row {
     uint32_t depth;
     uint32_t n_samples;
     uint64_t samples_ns[TD_BENCH_MAX_REPEAT];
+    // A plain read loop over the model's bytes, before the first repetition of single tokens and
+    // after each; 0: not run.
+    double loop_bytes_per_s[TD_BENCH_MAX_REPEAT + 1];
     double bytes; // that the program needs to move, one repetition
     double flop;  // that it computes
     uint64_t logits_hash;
     uint64_t snapshot_bytes;
     char test_time[32]; // UTC, ISO 8601
     struct td_os_rss rss;
+    // Resident beyond file pages and KV: activations, tables, buffers. 0: not known, or the weights
+    // are synthetic and lie in this memory, too.
+    uint64_t own_bytes;
     struct td_device_report device;
     struct td_bench_ops *ops; // NULL unless asked for; td_bench_report_row takes it
 };
@@ -48,6 +54,8 @@ struct td_bench_stats {
     double median_ns, avg_ns, stddev_ns;
     double bytes_per_s, flops_per_s; // of the median
     double read_pct, ops_pct;        // of what the machine measured
+    double loop_bytes_per_s;         // the read loop, median; 0: not run
+    double loop_pct;                 // bytes_per_s of the loop's beside it, median of repetitions
     double limit_pct;                // least possible time / median time
 };
 void td_bench_stats(struct td_bench_stats *out, const struct td_bench *b,

@@ -16,7 +16,7 @@ struct td_bench_report {
     // The last row, for what stands below the table.
     struct td_os_rss rss;
     struct td_device_report device;
-    uint64_t snapshot_bytes;
+    uint64_t snapshot_bytes, own_bytes;
     bool has_row;
     // The table is printed row by row, these after it.
     struct td_bench_ops **ops;
@@ -34,6 +34,35 @@ static int by_value(const void *a, const void *b)
 {
     const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
     return x < y ? -1 : x > y;
+}
+
+static int by_f64(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double median(const double *x, uint32_t n)
+{
+    static double sorted[TD_BENCH_MAX_REPEAT + 1];
+    memcpy(sorted, x, n * sizeof(sorted[0]));
+    qsort(sorted, n, sizeof(sorted[0]), by_f64);
+    return 0.5 * (sorted[(n - 1) / 2] + sorted[n / 2]);
+}
+
+// Each repetition against the two turns of the loop around it: the machine's mood is theirs, too.
+static void loop_stats(struct td_bench_stats *out, const struct td_bench_row *row)
+{
+    static double pct[TD_BENCH_MAX_REPEAT];
+    const uint32_t n = row->n_samples;
+    const double *loop = row->loop_bytes_per_s;
+    if (n == 0 || loop[0] <= 0) return;
+    for (uint32_t i = 0; i < n; i++) {
+        const double bytes_per_s = row->bytes * 1e9 / (double)row->samples_ns[i];
+        pct[i] = 100 * bytes_per_s / (0.5 * (loop[i] + loop[i + 1]));
+    }
+    out->loop_bytes_per_s = median(loop, n + 1);
+    out->loop_pct = median(pct, n);
 }
 
 void td_bench_stats(struct td_bench_stats *out, const struct td_bench *b,
@@ -75,6 +104,7 @@ void td_bench_stats(struct td_bench_stats *out, const struct td_bench *b,
     // Moving the bytes and doing the sums can overlap: the slower of the two is the least time.
     // Rooflines: Williams, Waterman, Patterson, CACM 52(4), 2009.
     out->limit_pct = fmax(out->read_pct, out->ops_pct);
+    loop_stats(out, row);
 }
 
 static const char *ops_name(const struct td_bench *b)
@@ -97,10 +127,10 @@ static void md_begin(const struct td_bench *b)
     printf("build    tandem %s (%s), chunk %u, precision %s, KV %s\n\n", TD_VERSION, TD_COMMIT,
            b->app.chunk, b->app.precision == TD_PRECISION_HIGH ? "high" : "default",
            b->app.kv_f32 ? "f32" : "f16");
-    printf("| %-16s | %9s | %17s | %7s | %6s | %8s | %6s | %-16s |\n", "test", "tok/s", "range",
-           "GB/s", "of max", "GFLOP/s", "of max", "logits");
-    printf("| :--------------- | --------: | ----------------: | ------: | -----: | -------: | "
-           "-----: | ---------------- |\n");
+    printf("| %-16s | %9s | %17s | %7s | %6s | %7s | %8s | %6s | %-16s |\n", "test", "tok/s",
+           "range", "GB/s", "of max", "of loop", "GFLOP/s", "of max", "logits");
+    printf("| :--------------- | --------: | ----------------: | ------: | -----: | ------: | "
+           "-------: | -----: | ---------------- |\n");
     fflush(stdout);
 }
 
@@ -111,23 +141,29 @@ static void md_row(const struct td_bench *b, const struct td_bench_row *row)
     td_bench_stats(&s, b, row);
     td_bench_row_name(row, name, sizeof(name));
     snprintf(range, sizeof(range), "%.2f - %.2f", s.min_ts, s.max_ts);
-    printf("| %-16s | %9.2f | %17s | %7.2f | %4.0f %% | %8.1f | %4.0f %% | %016llx |\n", name,
-           s.median_ts, range, s.bytes_per_s * 1e-9, s.read_pct, s.flops_per_s * 1e-9, s.ops_pct,
-           (unsigned long long)row->logits_hash);
+    char loop[16] = "-";
+    if (s.loop_bytes_per_s > 0) snprintf(loop, sizeof(loop), "%.1f %%", s.loop_pct);
+    printf("| %-16s | %9.2f | %17s | %7.2f | %4.0f %% | %7s | %8.1f | %4.0f %% | %016llx |\n", name,
+           s.median_ts, range, s.bytes_per_s * 1e-9, s.read_pct, loop, s.flops_per_s * 1e-9,
+           s.ops_pct, (unsigned long long)row->logits_hash);
     fflush(stdout);
 }
 
 static void md_end(const struct td_bench_report *r)
 {
-    char peak[24], file[24], scratch[24], kv[24], snapshots[24];
-    printf("\nload %.2f s, first token after %.2f s; peak memory %s, %s of what is in use are "
-           "pages of the file\nscratch %s, KV %s, snapshots %s; GFLOP/s are of %s operations\n",
-           r->b->app.load_seconds, r->b->first_token_seconds,
+    char peak[24], file[24], own[24], scratch[24], kv[24], snapshots[24];
+    printf("\nload %.2f s, first token after %.2f s; GFLOP/s are of %s operations\n"
+           "memory   peak %s; at the end %s of file pages (shared between processes), KV %s, "
+           "%s beside these%s\n"
+           "         of which: activations and scratch %s; of the KV: snapshots %s\n",
+           r->b->app.load_seconds, r->b->first_token_seconds, ops_name(r->b),
            td_text_gib(peak, sizeof(peak), r->rss.peak_bytes),
            td_text_gib(file, sizeof(file), r->rss.file_bytes),
-           td_text_gib(scratch, sizeof(scratch), r->device.scratch_bytes),
            td_text_gib(kv, sizeof(kv), r->device.kv_bytes),
-           td_text_gib(snapshots, sizeof(snapshots), r->snapshot_bytes), ops_name(r->b));
+           r->own_bytes ? td_text_gib(own, sizeof(own), r->own_bytes) : "not known",
+           r->b->app.model->synth ? " (the weights are in memory)" : "",
+           td_text_gib(scratch, sizeof(scratch), r->device.scratch_bytes),
+           td_text_gib(snapshots, sizeof(snapshots), r->snapshot_bytes));
 }
 
 static json_t *row_json(const struct td_bench *b, const struct td_bench_row *row)
@@ -175,6 +211,14 @@ static json_t *row_json(const struct td_bench *b, const struct td_bench_row *row
     td_json_f64(o, "pct_of_read", s.read_pct);
     td_json_f64(o, "pct_of_ops", s.ops_pct);
     td_json_f64(o, "pct_of_limit", s.limit_pct);
+    if (row->n_gen && s.loop_bytes_per_s > 0) {
+        json_t *loop = json_array();
+        for (uint32_t i = 0; i <= row->n_samples; i++)
+            json_array_append_new(loop, json_real(row->loop_bytes_per_s[i]));
+        json_object_set_new(o, "samples_loop_bytes_per_s", loop);
+    }
+    td_json_f64(o, "loop_bytes_per_s", s.loop_bytes_per_s);
+    td_json_f64(o, "pct_of_loop", s.loop_pct);
     td_json_text(o, "ops_type", ops_name(b));
     td_json_f64(o, "machine_read_bytes_per_s", b->machine.all.read_bytes_per_s);
     td_json_f64(o, "machine_int8_ops_per_s", b->machine.all.int8_ops_per_s);
@@ -187,6 +231,7 @@ static json_t *row_json(const struct td_bench *b, const struct td_bench_row *row
     td_json_u64(o, "rss_bytes", row->rss.now_bytes);
     td_json_u64(o, "rss_peak_bytes", row->rss.peak_bytes);
     td_json_u64(o, "rss_file_bytes", row->rss.file_bytes);
+    td_json_u64(o, "rss_own_bytes", row->own_bytes);
     td_json_u64(o, "scratch_bytes", row->device.scratch_bytes);
     td_json_u64(o, "kv_bytes", row->device.kv_bytes);
     td_json_u64(o, "snapshot_bytes", row->snapshot_bytes);
@@ -282,6 +327,7 @@ void td_bench_report_row(struct td_bench_report *r, const struct td_bench_row *r
     r->rss = row->rss;
     r->device = row->device;
     r->snapshot_bytes = row->snapshot_bytes;
+    if (row->own_bytes > r->own_bytes) r->own_bytes = row->own_bytes;
     r->has_row = true;
 }
 

@@ -34,4 +34,22 @@ struct td_probe {
 int td_probe_measure(struct td_probe *out, uint32_t n_threads, bool quick, enum td_isa isa,
                      bool (*is_wanted)(void), struct td_error *err) TD_MUST_CHECK;
 
+// Reads memory that somebody else holds, such as a mapped model, with a plain loop on n_threads
+// threads: what decoding could reach at best, here and now.
+struct td_probe_span {
+    const uint8_t *bytes; // any alignment; the ends are left out up to multiples of 1024 bytes
+    size_t size_bytes;
+};
+struct td_probe_reader;
+// spans (n) must outlive the reader; together at least 1 MiB.
+int td_probe_reader_open(struct td_probe_reader **out, const struct td_probe_span *spans,
+                         uint32_t n_spans, uint32_t n_threads, enum td_isa isa,
+                         struct td_error *err) TD_MUST_CHECK;
+void td_probe_reader_close(struct td_probe_reader *reader);
+// Bytes that there are to read.
+uint64_t td_probe_reader_bytes(const struct td_probe_reader *reader);
+// Reads about size_bytes, beginning where the last call ended and at the first span again after the
+// last; returns bytes per second.
+double td_probe_read(struct td_probe_reader *reader, uint64_t size_bytes);
+
 #endif

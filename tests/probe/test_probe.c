@@ -53,6 +53,29 @@ static void read_loops_see_every_byte(void **state)
     free(words);
 }
 
+// The reader leaves out the skewed ends only, and goes round.
+static void a_reader_goes_over_its_spans(void **state)
+{
+    (void)state;
+    struct td_error err = {0};
+    struct td_probe_reader *r;
+    enum { SIZE = 3 << 20 };
+    uint8_t *bytes = calloc(1, SIZE);
+    assert_non_null(bytes);
+    const struct td_probe_span spans[] = {{bytes + 3, SIZE - 3}, {bytes, 10}, {bytes, 1 << 20}};
+    assert_int_equal(td_probe_reader_open(&r, spans, 2, 2, td_isa_native(), &err), TD_OK);
+    assert_in_range(td_probe_reader_bytes(r), SIZE - 2048, SIZE);
+    for (int i = 0; i < 3; i++) assert_true(td_probe_read(r, 2 << 20) > 1e6);
+    assert_true(td_probe_read(r, 100 << 20) > 1e6);
+    td_probe_reader_close(r);
+    // Too little: a sentence, no reader.
+    assert_int_equal(td_probe_reader_open(&r, spans + 1, 1, 1, td_isa_native(), &err), TD_EARG);
+    assert_null(r);
+    assert_non_null(strstr(err.msg, "too few"));
+    td_probe_reader_close(NULL);
+    free(bytes);
+}
+
 static bool never(void)
 {
     return false;
@@ -86,6 +109,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(loops_do_their_work),
         cmocka_unit_test(read_loops_see_every_byte),
+        cmocka_unit_test(a_reader_goes_over_its_spans),
         cmocka_unit_test(quick_measurement_is_plausible),
         cmocka_unit_test(stops_when_not_wanted),
     };
