@@ -41,6 +41,7 @@ lib libpcre2-8 libpcre2-dev pcre2-devel pcre2
 lib libutf8proc libutf8proc-dev utf8proc-devel utf8proc
 lib jansson libjansson-dev jansson-devel jansson
 lib libedit libedit-dev libedit-devel libedit
+lib openssl libssl-dev openssl-devel openssl@3
 lib cmocka libcmocka-dev libcmocka-devel cmocka
 LIST
 }
