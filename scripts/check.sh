@@ -62,6 +62,11 @@ note_skipped() {
     done
 }
 
+quality() {
+    need python3
+    python3 tests/quality/quality.py "$root/gcc"
+}
+
 rules() {
     tools/check_floors.sh && tools/check_house.sh
 }
@@ -119,6 +124,7 @@ else
     step gcc build "$root/gcc" -DTD_WERROR=ON && {
         step gcc-tests tests "$root/gcc"
         note_skipped "$root/gcc-tests.log" gcc/
+        step quality quality
     }
     step clang clang_build && {
         step clang-tests tests "$root/clang" -L quick -E '^(app|text)\.'

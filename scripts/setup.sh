@@ -27,6 +27,7 @@ cmd aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu gcc-aarch64-linux-gnu -
 cmd qemu-aarch64 qemu-user qemu-user -
 cmd node nodejs nodejs node
 cmd npm npm npm -
+cmd python3 python3 python3 python3
 LIST
 }
 

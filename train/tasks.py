@@ -3,7 +3,8 @@
 
 Each item is a dict: task, prompt (the user's message), developer (or None), answer (the final
 text) and chance (the score of a guess that knows the format). Stories have no single answer:
-theirs holds the words that must appear.
+theirs holds the words that must appear. Recall has cut: the tokens from the question to the end of
+the rendered prompt.
 """
 import random
 import re
@@ -22,9 +23,12 @@ def recall(tok, seed, distance):
     target = facts[r.randrange(len(facts))]
     # At least three other names have the same attribute.
     for i, f in enumerate(facts):
-        taken = any(g[:2] == (f[0], target[1]) for g in facts)
-        if not taken and sum(g[1] == target[1] for g in facts) < 4:
-            facts[i] = (f[0], target[1], T.fact_value(s, target[1]))
+        name, same = f[0], [g[0] for g in facts if g[1] == target[1]]
+        if len(same) >= 4 or f[1] == target[1]:
+            continue
+        while name in same:
+            name = s.name()
+        facts[i] = (name, target[1], T.fact_value(s, target[1]))
     others = [f for f in facts if f is not target]
     n_before = 2 if distance > 100 else 3
     before = [T.fact_text(s, *f) for f in others[:n_before]]
@@ -37,8 +41,9 @@ def recall(tok, seed, distance):
         used += len(tok.encode(" " + x))
     same = sum(1 for f in facts if f[1] == target[1])
     prompt = " ".join(before + [T.fact_text(s, *target)] + after + [question])
+    # <|end|><|start|>assistant stands behind the question.
     return dict(task=f"recall@{distance}", prompt=prompt, developer=None, answer=T.fact_answer(*target),
-                chance=1.0 / same)
+                chance=1.0 / same, cut=len(tok.encode(" " + question)) + 3)
 
 
 def one(task, tok, seed):
