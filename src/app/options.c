@@ -70,6 +70,13 @@ const struct td_command td_commands[] = {
      "Measures how fast this machine reads memory and multiplies: bytes per second, 8-bit integer\n"
      "and 32-bit float operations per second, with one thread and with all. A multiplication with\n"
      "its addition counts as two operations."},
+    {"key", td_cmd_key, "(new | show) FILE", 2, 2, false, "the secret that pairs two machines",
+     "new writes 256 random bits to FILE, which only its owner can read, and prints their\n"
+     "fingerprint; show prints the fingerprint of a key. Two machines work in tandem when both "
+     "hold\n"
+     "the same key: copy the file over a channel you trust and compare the fingerprints. Whoever "
+     "has\n"
+     "the file may use both machines."},
 };
 const uint32_t td_n_commands = sizeof(td_commands) / sizeof(td_commands[0]);
 
@@ -82,7 +89,8 @@ enum {
     DETOKENIZE = 1 << 5,
     SYNTH = 1 << 6,
     PROBE = 1 << 7,
-    ALL = 0xff,
+    KEY = 1 << 8,
+    ALL = 0x1ff,
 };
 
 // Rows of one command appear in its help in this order.

@@ -7,10 +7,10 @@ M=$DATA/gptoss-tiny.gguf
 ok "$TANDEM" --version
 out_has "kernels: "
 ok "$TANDEM" --help
-for command in run eval bench inspect tokenize detokenize synth probe; do
+for command in run eval bench inspect tokenize detokenize synth probe key; do
     out_has "  $command "
 done
-for command in run eval bench inspect tokenize detokenize synth probe; do
+for command in run eval bench inspect tokenize detokenize synth probe key; do
     ok "$TANDEM" "$command" --help
     out_has "usage: tandem $command"
     ok "$TANDEM" help "$command"
@@ -115,4 +115,21 @@ mistake 2 "--ops has no form as CSV" "$TANDEM" bench -m "$M" --ops -o csv
 ok "$TANDEM" probe --quick -t 1 -o "$TMP/machine.json"
 out_has "read GB/s"
 grep -q read_bytes_per_s "$TMP/machine.json" || failed "probe -o"
+# key: a secret that only its owner can read, never overwritten
+(umask 0 && ok "$TANDEM" key new "$TMP/key")
+[ "$(stat -c %a "$TMP/key" 2>/dev/null || stat -f %Lp "$TMP/key")" = 600 ] || failed "the key's mode is not 600"
+cp "$TMP/out" "$TMP/fingerprint"
+out_has "fingerprint "
+ok "$TANDEM" key show "$TMP/key"
+same "$TMP/out" "$TMP/fingerprint"
+ok "$TANDEM" key new "$TMP/key2"
+n_checks=$((n_checks + 1))
+cmp -s "$TMP/out" "$TMP/fingerprint" && failed "two keys have one fingerprint"
+mistake 1 "never overwritten" "$TANDEM" key new "$TMP/key"
+mistake 1 "chmod 600" sh -c "chmod 644 '$TMP/key2'; exec '$TANDEM' key show '$TMP/key2'"
+mistake 1 "not a tandem key" sh -c "chmod 600 '$TMP/text'; exec '$TANDEM' key show '$TMP/text'"
+code 2 "$TANDEM" key make "$TMP/key3"
+says "neither new nor show"
+code 2 "$TANDEM" key new
+says "needs more"
 finish
