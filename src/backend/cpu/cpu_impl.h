@@ -146,7 +146,7 @@ struct td_device {
     struct td_step *steps;
     uint32_t n_steps;
     const float **vectors; // (n_weights): f32 norms, biases, sinks; NULL for matrices
-    float *vectors_owned;
+    float *vectors_owned;  // those that the file has in another type
 
     // Activations by slot: (max_rows, width); the logits slot has none, it is the caller's.
     uint8_t *arena;

@@ -128,8 +128,15 @@ uint32_t td_cpu_vector_width(const struct td_device *dev, const struct td_step *
     return dev->model->program.slots[quantize->slot].width / quantize->n_vectors;
 }
 
-// Norms, biases and sinks as f32: a few MB at most, converted once so that no kernel has to know
-// their type. Matrices stay where they are in the file.
+// Whether a vector can be used where it lies.
+static bool is_ready(const struct td_weight_info *w)
+{
+    return w->type == TD_F32 && (uintptr_t)w->data % _Alignof(float) == 0;
+}
+
+// Norms, biases and sinks as f32, so that no kernel has to know their type. Where the file has them
+// in f32, as it should, they stay there (the biases of gpt-oss-20b's experts are 27 MB); others are
+// converted once. Matrices always stay in the file.
 static int load_vectors(struct td_device *dev, struct td_error *err)
 {
     const struct td_model *m = dev->model;
@@ -149,13 +156,17 @@ static int load_vectors(struct td_device *dev, struct td_error *err)
     size_t n = 0;
     for (uint32_t i = 0; i < m->n_weights; i++) {
         const struct td_weight_info *w = &m->weights[i];
-        if (is_vector[i]) n += (size_t)w->dim[0] * w->dim[1] * w->dim[2];
+        if (is_vector[i] && !is_ready(w)) n += (size_t)w->dim[0] * w->dim[1] * w->dim[2];
     }
     dev->vectors_owned = malloc((n ? n : 1) * sizeof(float));
     float *to = dev->vectors_owned;
     for (uint32_t i = 0; to && i < m->n_weights; i++) {
         const struct td_weight_info *w = &m->weights[i];
         if (!is_vector[i]) continue;
+        if (is_ready(w)) {
+            dev->vectors[i] = (const float *)(const void *)w->data;
+            continue;
+        }
         const uint32_t n_w = w->dim[0] * w->dim[1] * w->dim[2];
         dev->k.row_f32(to, w->type, w->data, n_w);
         dev->vectors[i] = to;
