@@ -4,6 +4,7 @@ JOBS   ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PREFIX ?= /usr/local
 CMAKE_FLAGS ?=
 SECONDS_EACH ?= 600
+BENCH_DIR ?= $(BUILD)/bench
 
 .PHONY: all
 all: $(BUILD)/CMakeCache.txt
@@ -22,6 +23,7 @@ help:
 	@echo "make tsan      the same with ThreadSanitizer in build/tsan"
 	@echo "make fuzz      fuzz every target for SECONDS_EACH=$(SECONDS_EACH) seconds"
 	@echo "make format    clang-format all sources;  make hooks: check them before each commit"
+	@echo "make bench     measure gpt-oss-20b at full size (random weights) in BENCH_DIR=$(BENCH_DIR)"
 	@echo "make install   to PREFIX=$(PREFIX), with the man page; DESTDIR is understood"
 
 .PHONY: demo
@@ -44,6 +46,13 @@ quick:
 check:
 	@scripts/setup.sh --check
 	@scripts/check.sh
+
+.PHONY: bench
+bench:
+	@scripts/setup.sh
+	@cmake -S . -B $(BUILD) $(CMAKE_FLAGS) >/dev/null
+	@cmake --build $(BUILD) --parallel $(JOBS) --target tandem
+	@scripts/bench.sh $(BUILD)/tandem $(BENCH_DIR)
 
 .PHONY: asan tsan
 asan tsan:

@@ -5,6 +5,7 @@
 #include "app/commit.h"
 #include "app/json.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,8 @@
 struct td_bench_report {
     const struct td_bench *b;
     enum td_bench_form form;
-    json_t *list;
+    json_t *list; // NULL: no JSON is wanted
+    FILE *saved;  // --save; NULL: none
     // The last row, for what stands below the table.
     struct td_os_rss rss;
     struct td_device_report device;
@@ -294,7 +296,14 @@ int td_bench_report_open(struct td_bench_report **out, const struct td_bench *b,
     if (!r) return td_fail(err, TD_ENOMEM, "no memory for the report");
     r->b = b;
     r->form = (enum td_bench_form)td_opt_choice(b->cfg, TD_OPT_FORMAT);
-    if (r->form == TD_BENCH_JSON) r->list = json_array();
+    const char *path = td_opt_text(b->cfg, TD_OPT_SAVE);
+    // Opened first: a path that cannot be written must not show after half an hour.
+    if (path) r->saved = fopen(path, "w");
+    if (path && !r->saved) {
+        free(r);
+        return td_fail(err, TD_EIO, "%.160s: %s", path, td_app_why(errno));
+    }
+    if (r->saved || r->form == TD_BENCH_JSON) r->list = json_array();
     if (r->form == TD_BENCH_MD) md_begin(b);
     *out = r;
     return TD_OK;
@@ -320,9 +329,10 @@ void td_bench_report_row(struct td_bench_report *r, const struct td_bench_row *r
 {
     switch (r->form) {
     case TD_BENCH_MD: md_row(r->b, row); break;
-    case TD_BENCH_JSON: json_array_append_new(r->list, row_json(r->b, row)); break;
+    case TD_BENCH_JSON: break;
     case TD_BENCH_CSV: csv_row(r, row); break;
     }
+    if (r->list) json_array_append_new(r->list, row_json(r->b, row));
     keep_ops(r, row->ops);
     r->rss = row->rss;
     r->device = row->device;
@@ -335,12 +345,16 @@ int td_bench_report_end(struct td_bench_report *r, struct td_error *err)
 {
     if (r->form == TD_BENCH_MD) md_end(r);
     for (uint32_t i = 0; r->form == TD_BENCH_MD && i < r->n_ops; i++) td_bench_ops_print(r->ops[i]);
-    if (r->form == TD_BENCH_JSON) {
-        json_t *list = r->list;
-        r->list = NULL;
-        if (td_json_print(stdout, list, JSON_INDENT(2)) != 0)
-            return td_fail(err, TD_EIO, "the JSON cannot be written");
-    }
+    if (r->form == TD_BENCH_JSON &&
+        td_json_print(stdout, json_incref(r->list), JSON_INDENT(2)) != 0)
+        return td_fail(err, TD_EIO, "the JSON cannot be written");
+    if (!r->saved) return TD_OK;
+    const int wrote = td_json_print(r->saved, json_incref(r->list), JSON_INDENT(2));
+    const int closed = fclose(r->saved);
+    r->saved = NULL;
+    if (wrote != 0 || closed != 0)
+        return td_fail(err, TD_EIO, "%.160s: cannot be written",
+                       td_opt_text(r->b->cfg, TD_OPT_SAVE));
     return TD_OK;
 }
 
@@ -350,5 +364,6 @@ void td_bench_report_close(struct td_bench_report *r)
     for (uint32_t i = 0; i < r->n_ops; i++) td_bench_ops_free(r->ops[i]);
     free((void *)r->ops);
     json_decref(r->list);
+    if (r->saved) fclose(r->saved);
     free(r);
 }

@@ -41,6 +41,7 @@ enum td_opt {
     TD_OPT_REPEAT,
     TD_OPT_FORMAT,
     TD_OPT_OPS,
+    TD_OPT_SAVE,
     // several commands
     TD_OPT_CTX,
     TD_OPT_CTX_EVAL,

@@ -154,6 +154,8 @@ const struct td_opt_row td_options[TD_N_OPTS] = {
                        "a table to read, or for programs; JSON fields are named as llama-bench's"},
     [TD_OPT_OPS] = {"--ops", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, BENCH,
                     "also print where the time of each test goes, by kind of operation"},
+    [TD_OPT_SAVE] = {"--save", 0, TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, BENCH,
+                     "also write the results to FILE as JSON, for bench/compare.py"},
 
     [TD_OPT_CTX] = {"--ctx", 'c', TD_OPT_TYPE_COUNT, "TOKENS", NULL, 1, UINT32_MAX / 2, RUN,
                     "tokens of prompt and answer together; default: what the model was trained "

@@ -13,4 +13,12 @@ if(TARGET tandem)
       set_tests_properties(app.${script} PROPERTIES RUN_SERIAL TRUE)
     endif()
   endforeach()
+  find_program(TD_PYTHON python3)
+  if(TD_PYTHON)
+    add_test(NAME app.compare
+      COMMAND ${TD_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/app/test_compare.py
+        ${PROJECT_SOURCE_DIR}/bench/compare.py $<TARGET_FILE:tandem>
+        ${CMAKE_CURRENT_SOURCE_DIR}/data/gptoss-tiny.gguf)
+    set_tests_properties(app.compare PROPERTIES LABELS quick TIMEOUT 300)
+  endif()
 endif()

@@ -109,7 +109,23 @@ done <"$TMP/kinds"
 ok "$TANDEM" bench -m "$M" -p 32 -n 0 -r 1 --ops -o json
 out_has '"pct_of_limit"'
 out_has '"op": "experts_glu"'
+ok "$TANDEM" bench -m "$M" -p 8 -n 2 -r 2 --save "$TMP/saved.json"
+out_has "| pp8 "
+grep -q '"n_gen": 2' "$TMP/saved.json" || failed "--save"
+code 1 "$TANDEM" bench -m "$M" -p 8 -n 2 -r 2 --save "$TMP/no/such.json"
+says "no/such.json: No such file or directory"
 mistake 2 "--ops has no form as CSV" "$TANDEM" bench -m "$M" --ops -o csv
+
+# What `make bench` runs, with a model that takes no time; the second run compares with the first.
+ok env BENCH_MODEL=tiny BENCH_ARGS="-p 16 -n 4 -r 5" sh "$DATA/../../scripts/bench.sh" "$TANDEM" "$TMP/bench"
+out_has "| tg4 "
+out_has "| all steps "
+[ -s "$TMP/bench/result.json" ] && [ -s "$TMP/bench/result.txt" ] || failed "make bench writes no result"
+ok env BENCH_MODEL=tiny BENCH_ARGS="-p 16 -n 4 -r 5" sh "$DATA/../../scripts/bench.sh" "$TANDEM" "$TMP/bench"
+out_has "the model is there"
+! command -v python3 >/dev/null 2>&1 || out_has "verdict"
+code 1 env BENCH_NEED_KB=99999999999 BENCH_MODEL=tiny sh "$DATA/../../scripts/bench.sh" "$TANDEM" "$TMP/other"
+says "MB free"
 
 # probe
 ok "$TANDEM" probe --quick -t 1 -o "$TMP/machine.json"
