@@ -12,14 +12,16 @@ static void walk_array(const struct td_gguf *g, const char *key)
 {
     struct td_gguf_array a;
     if (td_gguf_array(g, key, &a, NULL) != TD_OK) return;
+    struct td_bytes strs = td_gguf_strs(&a);
     for (uint64_t i = 0; i < a.n; i++) {
-        if (!a.strs) {
+        if (a.type != TD_GGUF_STR) {
             g_sink += (uint64_t)td_gguf_array_i64(&a, i);
             g_sink += td_gguf_array_f64(&a, i) > 0;
-        } else if (a.strs[i].size_bytes) {
-            g_sink += (uint8_t)a.strs[i].at[0];
-            g_sink += (uint8_t)a.strs[i].at[a.strs[i].size_bytes - 1];
+            continue;
         }
+        const struct td_str s = td_gguf_next_str(&strs);
+        if (strs.short_read) __builtin_trap(); // they were counted when the file was opened
+        if (s.size_bytes) g_sink += (uint8_t)s.at[0] + (uint8_t)s.at[s.size_bytes - 1];
     }
 }
 

@@ -24,9 +24,10 @@ void td_os_unmap(struct td_map *map);
 // handler uses it to say which file was truncated while it was mapped.
 const char *td_os_map_path_at(const void *address);
 
-// Asks for huge pages under fresh memory that will be filled and read all over: a table of 16 MB
-// else costs 4 096 page faults. Only advice; small or partly covered pages stay as they are.
-void td_os_want_huge(void *p, size_t size_bytes);
+// Zeroed memory for a table that is filled and read in no order, given back with free(). A large
+// one lies on huge pages where the system has them: 16 MB else cost 4 096 page faults, and a
+// look-up misses the TLB as well as the cache. NULL without memory.
+void *td_os_alloc_table(size_t n, size_t elem_bytes);
 
 // Reserves address space; pages cost memory only when first written. NULL when refused.
 void *td_os_reserve(size_t size_bytes);

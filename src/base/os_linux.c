@@ -99,11 +99,20 @@ void td_os_unmap(struct td_map *map)
     *map = (struct td_map){0};
 }
 
-void td_os_want_huge(void *p, size_t size_bytes)
+void *td_os_alloc_table(size_t n, size_t elem_bytes)
 {
-    enum { SMALL = 4096 }; // advice needs an address on a page; huge pages are whole inside anyway
-    const size_t head = (SMALL - (uintptr_t)p % SMALL) % SMALL;
-    if (p && size_bytes > head) (void)madvise((char *)p + head, size_bytes - head, MADV_HUGEPAGE);
+    const size_t huge = (size_t)2 << 20;
+    size_t size_bytes;
+    if (__builtin_mul_overflow(n, elem_bytes, &size_bytes) || size_bytes > SIZE_MAX - huge)
+        return NULL;
+    if (size_bytes < huge / 2) return calloc(n, elem_bytes);
+    // On their border, and whole: a rest would be small pages, 512 of them.
+    size_bytes = (size_bytes + huge - 1) & ~(huge - 1);
+    void *p = aligned_alloc(huge, size_bytes);
+    if (!p) return NULL;
+    (void)madvise(p, size_bytes, MADV_HUGEPAGE);
+    memset(p, 0, size_bytes);
+    return p;
 }
 
 void *td_os_reserve(size_t size_bytes)

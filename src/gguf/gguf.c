@@ -141,7 +141,6 @@ int td_gguf_parse(struct td_gguf **out, const void *bytes, size_t size_bytes, co
 void td_gguf_close(struct td_gguf *g)
 {
     if (!g) return;
-    for (uint32_t i = 0; i < g->n_kv; i++) free(g->kv[i].strs);
     free(g->kv);
     free(g->kv_index);
     free(g->tensors);

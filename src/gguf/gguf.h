@@ -5,6 +5,7 @@
 #ifndef TD_GGUF_GGUF_H
 #define TD_GGUF_GGUF_H
 
+#include "base/bytes.h"
 #include "base/status.h"
 #include "base/type.h"
 
@@ -83,19 +84,32 @@ int td_gguf_f32(const struct td_gguf *g, const char *key, float *out, struct td_
 int td_gguf_bool(const struct td_gguf *g, const char *key, bool *out, struct td_error *err);
 int td_gguf_str(const struct td_gguf *g, const char *key, struct td_str *out, struct td_error *err);
 
-// Arrays: element type, count, and access. Strings are found in O(1) after the first access built
-// an index (built at open for every string array).
+// Arrays: element type, count, and access. Strings lie one after the other, each a length and its
+// bytes, and are walked with td_gguf_next_str: no index is kept, which for the 650 000 strings of a
+// vocabulary would take 10 MB and longer to make than to do without.
 struct td_gguf_array {
     enum td_gguf_type type;
     uint64_t n;
-    const uint8_t *data;       // fixed-size elements, unaligned; NULL for strings
-    const struct td_str *strs; // (n) for strings; NULL otherwise
+    const uint8_t *data; // elements as they lie in the file, unaligned
+    size_t size_bytes;
 };
 int td_gguf_array(const struct td_gguf *g, const char *key, struct td_gguf_array *out,
                   struct td_error *err);
 // Element i of an integer or float array, converted; i < n.
 int64_t td_gguf_array_i64(const struct td_gguf_array *a, uint64_t i);
 double td_gguf_array_f64(const struct td_gguf_array *a, uint64_t i);
+// Walks an array of strings: begin, then the next one, n times. That all are there was checked when
+// the file was opened; should it be rewritten since, the strings are others, or empty.
+static inline struct td_bytes td_gguf_strs(const struct td_gguf_array *a)
+{
+    return a->type == TD_GGUF_STR ? td_bytes_of(a->data, a->size_bytes) : (struct td_bytes){0};
+}
+static inline struct td_str td_gguf_next_str(struct td_bytes *strs)
+{
+    const uint64_t size_bytes = td_bytes_u64le(strs);
+    const uint8_t *p = td_bytes_take(strs, size_bytes);
+    return (struct td_str){.at = (const char *)p, .size_bytes = p ? size_bytes : 0};
+}
 
 // One line of text for a value ("32", "[201088] \"!\", \"\\\"\", ..."), for inspect. Cut to size.
 void td_gguf_value_text(const struct td_gguf *g, uint32_t i_kv, char *out, size_t size_bytes);

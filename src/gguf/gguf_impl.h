@@ -35,8 +35,8 @@ struct td_gguf_kv {
     enum td_gguf_type type;
     enum td_gguf_type elem; // of an array; the type itself otherwise
     uint64_t n;             // elements of an array; bytes of a string; 1 otherwise
-    const uint8_t *data;    // in the file, unaligned; NULL for arrays of strings
-    struct td_str *strs;    // (n) arrays of strings: owned
+    const uint8_t *data;    // in the file, unaligned
+    size_t size_bytes;      // of an array's elements
 };
 
 // A name and whose it is, sorted by name.
@@ -86,7 +86,13 @@ bool td_gguf_sort_names(struct td_gguf_name *index, uint32_t n, const char **twi
 uint32_t td_gguf_find_name(const struct td_gguf_name *index, uint32_t n, const char *name);
 
 // A string's length and bytes; false, and *out with the length it claims, when they are not there.
-bool td_gguf_take_str(struct td_bytes *in, struct td_str *out);
+static inline bool td_gguf_take_str(struct td_bytes *in, struct td_str *out)
+{
+    const uint64_t n = td_bytes_u64le(in);
+    const uint8_t *p = td_bytes_take(in, n);
+    *out = (struct td_str){.at = (const char *)p, .size_bytes = n};
+    return p != NULL;
+}
 
 // Length in bytes, 1..4, of the valid UTF-8 sequence at s; 0 when there is none. n >= 1.
 uint32_t td_gguf_utf8_len(const uint8_t *s, size_t n);

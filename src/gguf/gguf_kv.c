@@ -173,13 +173,14 @@ int td_gguf_array(const struct td_gguf *g, const char *key, struct td_gguf_array
     const struct td_gguf_kv *kv = td_gguf_find_kv(g, key);
     if (!kv) return TD_EARG;
     if (kv->type != TD_GGUF_ARR) return wrong_type(g, kv, "an array", err);
-    *out = (struct td_gguf_array){.type = kv->elem, .n = kv->n, .data = kv->data, .strs = kv->strs};
+    *out = (struct td_gguf_array){
+        .type = kv->elem, .n = kv->n, .data = kv->data, .size_bytes = kv->size_bytes};
     return TD_OK;
 }
 
 static const uint8_t *elem_at(const struct td_gguf_array *a, uint64_t i)
 {
-    assert(i < a->n && a->data);
+    assert(i < a->n && a->type != TD_GGUF_STR);
     return a->data + i * td_gguf_type_bytes(a->type);
 }
 

@@ -89,12 +89,14 @@ static int read_strings(struct td_gguf *g, struct td_bytes *in, struct td_gguf_k
     if (kv->n > TD_GGUF_MAX_STRINGS)
         return td_fail(err, TD_EUNSUP, "%s: key '%.64s': %llu strings, at most %d are supported",
                        g->show, kv->key, (unsigned long long)kv->n, TD_GGUF_MAX_STRINGS);
-    kv->strs = malloc((kv->n ? kv->n : 1) * sizeof(*kv->strs));
-    if (!kv->strs) return no_memory(g, err);
-    if (kv->n > 1 << 17) td_os_want_huge(kv->strs, kv->n * sizeof(*kv->strs)); // above 2 MB
-    for (uint64_t i = 0; i < kv->n; i++)
-        if (!td_gguf_take_str(in, &kv->strs[i]))
-            return short_string(g, in, kv->key, kv->strs[i], err);
+    kv->data = in->at;
+    struct td_bytes at = *in; // a copy that stays in registers: vocabularies have 650 000 strings
+    for (uint64_t i = 0; i < kv->n; i++) {
+        struct td_str s;
+        if (!td_gguf_take_str(&at, &s)) return short_string(g, &at, kv->key, s, err);
+    }
+    *in = at;
+    kv->size_bytes = (size_t)(in->at - kv->data);
     return TD_OK;
 }
 
@@ -119,7 +121,8 @@ static int read_array(struct td_gguf *g, struct td_bytes *in, struct td_gguf_kv 
                        "%s: key '%.64s': %llu values of %s cannot fit in the %zu bytes left",
                        g->show, kv->key, (unsigned long long)kv->n, td_gguf_type_name(kv->elem),
                        td_bytes_left(in));
-    kv->data = td_bytes_take(in, kv->n * elem_bytes);
+    kv->size_bytes = kv->n * elem_bytes;
+    kv->data = td_bytes_take(in, kv->size_bytes);
     return kv->elem == TD_GGUF_BOOL ? check_bools(g, kv, err) : TD_OK;
 }
 

@@ -63,14 +63,6 @@ uint32_t td_gguf_find_name(const struct td_gguf_name *index, uint32_t n, const c
     return UINT32_MAX;
 }
 
-bool td_gguf_take_str(struct td_bytes *in, struct td_str *out)
-{
-    const uint64_t n = td_bytes_u64le(in);
-    const uint8_t *p = td_bytes_take(in, n);
-    *out = (struct td_str){.at = (const char *)p, .size_bytes = n};
-    return p != NULL;
-}
-
 uint32_t td_gguf_utf8_len(const uint8_t *s, size_t n)
 {
     const uint8_t c = s[0];

@@ -122,14 +122,9 @@ static bool same_value(const struct td_gguf_kv *a, const struct td_gguf_kv *b)
 {
     if (a->type != b->type || a->elem != b->elem || a->n != b->n) return false;
     if (a->type == TD_GGUF_STR) return a->n == 0 || memcmp(a->data, b->data, a->n) == 0;
-    if (a->data) return memcmp(a->data, b->data, a->n * td_gguf_type_bytes(a->elem)) == 0;
-    for (uint64_t i = 0; i < a->n; i++) {
-        const struct td_str *x = &a->strs[i];
-        const struct td_str *y = &b->strs[i];
-        if (x->size_bytes != y->size_bytes || memcmp(x->at, y->at, x->size_bytes) != 0)
-            return false;
-    }
-    return true;
+    if (a->type == TD_GGUF_ARR)
+        return a->size_bytes == b->size_bytes && memcmp(a->data, b->data, a->size_bytes) == 0;
+    return memcmp(a->data, b->data, td_gguf_type_bytes(a->type)) == 0;
 }
 
 // Later parts mostly carry split.* alone; what else they carry must be the first part's.

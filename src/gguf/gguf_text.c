@@ -97,19 +97,22 @@ void td_gguf_value_text(const struct td_gguf *g, uint32_t i_kv, char *out, size_
     out[0] = '\0';
     const struct td_gguf_kv *kv = &g->kv[i_kv];
     const struct td_gguf_array a = {
-        .type = kv->elem, .n = kv->n, .data = kv->data, .strs = kv->strs};
+        .type = kv->elem, .n = kv->n, .data = kv->data, .size_bytes = kv->size_bytes};
     if (kv->type == TD_GGUF_STR) {
         add_str(&l, kv->data, kv->n);
     } else if (kv->type != TD_GGUF_ARR) {
         add_number(&l, &a, 0);
     } else {
         add(&l, "[%llu]", (unsigned long long)a.n);
+        struct td_bytes strs = td_gguf_strs(&a);
         for (uint64_t i = 0; i < a.n && !l.is_full; i++) {
             add(&l, i ? ", " : " ");
-            if (a.strs)
-                add_str(&l, (const uint8_t *)a.strs[i].at, a.strs[i].size_bytes);
-            else
+            if (a.type != TD_GGUF_STR) {
                 add_number(&l, &a, i);
+                continue;
+            }
+            const struct td_str s = td_gguf_next_str(&strs);
+            add_str(&l, (const uint8_t *)s.at, s.size_bytes);
         }
     }
     if (l.is_full && reserve) memcpy(out + l.used, cut, sizeof(cut));

@@ -33,10 +33,12 @@ static bool eat_array(uint64_t *h, const struct td_gguf *g, const char *key)
     struct td_gguf_array a;
     if (td_gguf_array(g, key, &a, NULL) != TD_OK) return false;
     eat_u64(h, a.n);
+    struct td_bytes strs = td_gguf_strs(&a);
     for (uint64_t i = 0; i < a.n; i++) {
-        if (a.strs)
-            eat_str(h, a.strs[i].at, a.strs[i].size_bytes);
-        else if (a.type == TD_GGUF_F32 || a.type == TD_GGUF_F64) {
+        if (a.type == TD_GGUF_STR) {
+            const struct td_str s = td_gguf_next_str(&strs);
+            eat_str(h, s.at, s.size_bytes);
+        } else if (a.type == TD_GGUF_F32 || a.type == TD_GGUF_F64) {
             const double v = td_gguf_array_f64(&a, i);
             eat(h, &v, sizeof(v));
         } else

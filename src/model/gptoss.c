@@ -56,7 +56,7 @@ static bool slides(struct td_binder *b, uint32_t il, uint32_t n_layers)
     td_key_name(b, "attention.sliding_window_pattern", key);
     struct td_gguf_array flags;
     if (td_gguf_has(b->gguf, key) && td_gguf_array(b->gguf, key, &flags, NULL) == TD_OK) {
-        if (flags.n == n_layers && !flags.strs && flags.type != TD_GGUF_F32 &&
+        if (flags.n == n_layers && flags.type != TD_GGUF_STR && flags.type != TD_GGUF_F32 &&
             flags.type != TD_GGUF_F64)
             return td_gguf_array_i64(&flags, il) != 0;
         td_bind_fail(b, TD_EFORMAT, "key '%s' must hold one flag for each of %u layers", key,

@@ -95,11 +95,11 @@ static void offer(struct encoder *e, uint32_t i, uint32_t n)
     struct part *p = &e->parts[i];
     p->rank = NO_RANK;
     if (p->next >= n) return;
-    const struct td_merge_slot *m = td_vocab_merge(e->t, p->id, e->parts[p->next].id);
-    if (!m) return;
-    p->rank = m->rank;
-    p->made = (int32_t)m->id_plus_1 - 1;
-    heap_push(e, (uint64_t)m->rank << 32 | i);
+    uint32_t rank;
+    p->made = td_vocab_merge(e->t, p->id, e->parts[p->next].id, &rank);
+    if (p->made < 0) return;
+    p->rank = rank;
+    heap_push(e, (uint64_t)rank << 32 | i);
 }
 
 static void merge_parts(struct encoder *e, uint32_t n)

@@ -16,18 +16,9 @@ enum td_token_type {
     TD_TOKEN_BYTE = 6,
 };
 
-// One slot of the hash from bytes to id. id_plus_1 is 0 in an empty slot, so that the table may
-// come from calloc.
-struct td_token_slot {
-    uint64_t hash;
-    uint32_t id_plus_1;
-};
-
-// One slot of the hash from (left id, right id) to what they merge into.
-struct td_merge_slot {
-    uint64_t pair; // left << 32 | right
-    uint32_t rank; // lower merges first
-    uint32_t id_plus_1;
+// Two tokens and what they merge into.
+struct td_merge {
+    int32_t left, right, made;
 };
 
 // A token that is found by its name as it stands in the file, not by byte-pair merges.
@@ -45,10 +36,13 @@ struct td_tokenizer {
     uint32_t *at;   // (n_vocab + 1) where token i starts in bytes
     uint8_t *types; // (n_vocab) enum td_token_type
 
-    struct td_token_slot *tokens; // normal tokens by their bytes
+    // Hash tables (vocab.c says what a slot holds). Small slots: the time to start goes with the
+    // memory that is filled.
+    uint64_t *tokens; // normal tokens by their bytes
     uint32_t tokens_mask;
-    struct td_merge_slot *merges;
+    uint32_t *merge_slots; // merges by their parts
     uint32_t merges_mask;
+    struct td_merge *merges;      // by rank: lower merges first
     uint32_t byte_id_plus_1[256]; // the token of each single byte; 0: none
 
     struct td_special *specials; // sorted by name
@@ -65,10 +59,10 @@ struct td_tokenizer {
 
 // A whole token by its bytes; -1 when there is none.
 int32_t td_vocab_find(const struct td_tokenizer *t, const char *bytes, size_t size_bytes);
-// The slot of a pair of ids, NULL when they do not merge.
-const struct td_merge_slot *td_vocab_merge(const struct td_tokenizer *t, int32_t left,
-                                           int32_t right);
-// Fills bytes, at, types, tokens, merges, byte_id_plus_1 and specials.
+// What a pair of ids merges into, and its rank; -1 when they do not merge.
+int32_t td_vocab_merge(const struct td_tokenizer *t, int32_t left, int32_t right,
+                       uint32_t *rank_out);
+// Fills the tables from bytes to byte_id_plus_1, and specials.
 int td_vocab_load(struct td_tokenizer *t, const struct td_gguf *g,
                   struct td_error *err) TD_MUST_CHECK;
 void td_vocab_free(struct td_tokenizer *t);

@@ -27,7 +27,7 @@ static uint64_t mix(uint64_t a, uint64_t b)
     return (uint64_t)r ^ (uint64_t)(r >> 64);
 }
 
-static uint64_t hash_bytes(const char *p, size_t n)
+static inline uint64_t hash_bytes(const char *p, size_t n)
 {
     uint64_t h = 0x9e3779b97f4a7c15u ^ (n * 0xbf58476d1ce4e5b9u);
     uint64_t word;
@@ -54,11 +54,6 @@ static uint64_t hash_bytes(const char *p, size_t n)
         word = word << 8 | one;
     }
     return mix(h ^ word, 0xd6e8feb86659fd93u);
-}
-
-static uint32_t hash_pair(uint64_t pair)
-{
-    return (uint32_t)mix(pair ^ 0x9e3779b97f4a7c15u, 0x94d049bb133111ebu);
 }
 
 // A table's size: a power of two, at least twice n.
@@ -91,14 +86,23 @@ static const char *token_at(const struct td_tokenizer *t, uint32_t id, size_t *n
     return t->bytes + t->at[id];
 }
 
+// A token's slot: the id + 1 in the low bits, the hash without its low bits above; 0 when empty.
+// Those low bits are where the probe begins, so that nearly all of the hash is compared.
+#define ID_BITS 25 // MAX_TOKENS + 1
+
+static int32_t id_of_slot(uint64_t slot)
+{
+    return (int32_t)(slot & ((1u << ID_BITS) - 1)) - 1;
+}
+
 // The slot with this hash, or the empty one where it belongs; NULL after MAX_PROBES. No two tokens
-// of one vocabulary have the same hash (add_normal).
-static struct td_token_slot *token_slot(const struct td_tokenizer *t, uint64_t hash)
+// of one vocabulary are taken for each other here (add_normal).
+static uint64_t *token_slot(const struct td_tokenizer *t, uint64_t hash)
 {
     uint32_t i = (uint32_t)hash & t->tokens_mask;
     for (uint32_t n_probes = 0; n_probes < MAX_PROBES; n_probes++) {
-        struct td_token_slot *s = &t->tokens[i];
-        if (s->id_plus_1 == 0 || s->hash == hash) return s;
+        uint64_t *s = &t->tokens[i];
+        if (*s == 0 || *s >> ID_BITS == hash >> ID_BITS) return s;
         i = (i + 1) & t->tokens_mask;
     }
     return NULL;
@@ -106,35 +110,53 @@ static struct td_token_slot *token_slot(const struct td_tokenizer *t, uint64_t h
 
 int32_t td_vocab_find(const struct td_tokenizer *t, const char *bytes, size_t size_bytes)
 {
-    const struct td_token_slot *s = token_slot(t, hash_bytes(bytes, size_bytes));
-    if (!s || s->id_plus_1 == 0) return -1;
+    const uint64_t *s = token_slot(t, hash_bytes(bytes, size_bytes));
+    if (!s || *s == 0) return -1;
     // The text may be made to have a token's hash.
     size_t n;
-    const char *token = token_at(t, s->id_plus_1 - 1, &n);
-    return n == size_bytes && memcmp(token, bytes, n) == 0 ? (int32_t)s->id_plus_1 - 1 : -1;
+    const char *token = token_at(t, (uint32_t)id_of_slot(*s), &n);
+    return n == size_bytes && memcmp(token, bytes, n) == 0 ? id_of_slot(*s) : -1;
 }
 
-static struct td_merge_slot *merge_slot(const struct td_tokenizer *t, uint64_t pair)
+// A merge's slot: the rank + 1 in the low bits, bits of the hash above, so that the pair is looked
+// at nearly only when it is the one; 0 when empty.
+#define RANK_BITS 27 // MAX_MERGES + 1
+
+static uint32_t rank_of_slot(uint32_t slot)
 {
-    uint32_t i = hash_pair(pair) & t->merges_mask;
+    return (slot & ((1u << RANK_BITS) - 1)) - 1;
+}
+
+static uint64_t hash_pair(int32_t left, int32_t right)
+{
+    const uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+    return mix(pair ^ 0x9e3779b97f4a7c15u, 0x94d049bb133111ebu);
+}
+
+// The slot of this pair, or the empty one where it belongs; NULL after MAX_PROBES.
+static uint32_t *merge_slot(const struct td_tokenizer *t, uint64_t hash, int32_t left,
+                            int32_t right)
+{
+    uint32_t i = (uint32_t)hash & t->merges_mask;
     for (uint32_t n_probes = 0; n_probes < MAX_PROBES; n_probes++) {
-        struct td_merge_slot *s = &t->merges[i];
-        if (s->id_plus_1 == 0 || s->pair == pair) return s;
+        uint32_t *s = &t->merge_slots[i];
+        if (*s == 0) return s;
+        if (*s >> RANK_BITS == hash >> (32 + RANK_BITS)) {
+            const struct td_merge *m = &t->merges[rank_of_slot(*s)];
+            if (m->left == left && m->right == right) return s;
+        }
         i = (i + 1) & t->merges_mask;
     }
     return NULL;
 }
 
-static uint64_t pair_of(int32_t left, int32_t right)
+int32_t td_vocab_merge(const struct td_tokenizer *t, int32_t left, int32_t right,
+                       uint32_t *rank_out)
 {
-    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-}
-
-const struct td_merge_slot *td_vocab_merge(const struct td_tokenizer *t, int32_t left,
-                                           int32_t right)
-{
-    const struct td_merge_slot *s = merge_slot(t, pair_of(left, right));
-    return s && s->id_plus_1 ? s : NULL;
+    const uint32_t *s = merge_slot(t, hash_pair(left, right), left, right);
+    if (!s || *s == 0) return -1;
+    *rank_out = rank_of_slot(*s);
+    return t->merges[*rank_out].made;
 }
 
 // GGUF writes the bytes of a token as characters, after GPT-2: printable Latin-1 bytes stand for
@@ -187,6 +209,12 @@ struct loader {
     struct td_tokenizer *t;
     const char *path;
     struct td_gguf_array tokens, types, merges;
+    struct td_bytes next_token, next_merge; // what of the lists is not read yet
+    size_t n_bytes;                         // the room in t->bytes
+    // A token's name in the file, on the walk along what merges make.
+    struct td_bytes next_made;
+    struct td_str made_name;
+    int32_t made;
     uint16_t byte_of[324];
     struct batch *batch;
     struct td_error *err;
@@ -199,14 +227,14 @@ struct loader {
 
 // One merge on its way through load_merges.
 struct pending {
-    const char *pair; // the bytes of both parts
-    size_t n_left, n; // of the first part; of both
-    uint64_t hash_left, hash_right;
-    int32_t left, right, made;
+    struct td_str text;
+    uint64_t hash_left, hash_right; // of its parts' bytes
+    uint64_t hash;                  // of its parts' ids
+    struct td_merge merge;
 };
 
 struct batch {
-    char bytes[4 * (MAX_TOKEN_BYTES + 1)];
+    char bytes[2 * (MAX_TOKEN_BYTES + 1)]; // of one merge
     struct pending merges[BATCH];
     uint64_t hashes[BATCH];
 };
@@ -270,29 +298,24 @@ static int allocate(struct loader *l)
 {
     struct td_tokenizer *t = l->t;
     const uint32_t n = (uint32_t)l->tokens.n;
-    uint64_t total = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        const size_t size = l->tokens.strs[i].size_bytes;
-        if (size > MAX_TOKEN_BYTES)
-            return td_fail(l->err, TD_EFORMAT, "%s: token %u has %zu bytes, at most %u", l->path, i,
-                           size, MAX_TOKEN_BYTES);
-        total += size;
-    }
+    const uint32_t n_merges = (uint32_t)l->merges.n;
+    // All names without their lengths: in bytes they are no longer.
+    const size_t total = l->tokens.size_bytes - n * sizeof(uint64_t);
     if (total > UINT32_MAX)
-        return td_fail(l->err, TD_EFORMAT, "%s: the tokens have %llu bytes together", l->path,
-                       (unsigned long long)total);
+        return td_fail(l->err, TD_EFORMAT, "%s: the tokens have %zu bytes together", l->path,
+                       total);
+    l->n_bytes = total;
     t->n_vocab = n;
     t->tokens_mask = table_slots(n) - 1;
-    t->merges_mask = table_slots(l->merges.n) - 1;
+    t->merges_mask = table_slots(n_merges) - 1;
     t->bytes = malloc(total + 1);
     t->at = calloc((size_t)n + 1, sizeof(*t->at));
     t->types = malloc((size_t)n + 1);
-    t->tokens = calloc((size_t)t->tokens_mask + 1, sizeof(*t->tokens));
-    t->merges = calloc((size_t)t->merges_mask + 1, sizeof(*t->merges));
-    if (!t->bytes || !t->at || !t->types || !t->tokens || !t->merges) return no_memory(l);
-    // Both are filled in no order: a fault for every page would be a fifth of the time to start.
-    td_os_want_huge(t->tokens, ((size_t)t->tokens_mask + 1) * sizeof(*t->tokens));
-    td_os_want_huge(t->merges, ((size_t)t->merges_mask + 1) * sizeof(*t->merges));
+    t->merges = malloc(((size_t)n_merges + 1) * sizeof(*t->merges));
+    t->tokens = td_os_alloc_table((size_t)t->tokens_mask + 1, sizeof(*t->tokens));
+    t->merge_slots = td_os_alloc_table((size_t)t->merges_mask + 1, sizeof(*t->merge_slots));
+    if (!t->bytes || !t->at || !t->types || !t->merges || !t->tokens || !t->merge_slots)
+        return no_memory(l);
     return TD_OK;
 }
 
@@ -301,14 +324,15 @@ static int add_normal(struct loader *l, uint32_t id, uint64_t hash)
     struct td_tokenizer *t = l->t;
     size_t n;
     const char *p = token_at(t, id, &n);
-    struct td_token_slot *s = token_slot(t, hash);
+    uint64_t *s = token_slot(t, hash);
     if (!s)
         return td_fail(l->err, TD_EFORMAT, "%s: token %u ('%s') collides with too many others",
                        l->path, id, readable(p, n).text);
-    if (s->id_plus_1)
-        return td_fail(l->err, TD_EFORMAT, "%s: tokens %u and %u are the same ('%s')", l->path,
-                       s->id_plus_1 - 1, id, readable(p, n).text);
-    *s = (struct td_token_slot){.hash = hash, .id_plus_1 = id + 1};
+    // The same bytes, or (once in ten million vocabularies of 200 000 tokens) the same hash.
+    if (*s)
+        return td_fail(l->err, TD_EFORMAT, "%s: tokens %d and %u are the same ('%s')", l->path,
+                       id_of_slot(*s), id, readable(p, n).text);
+    *s = hash >> ID_BITS << ID_BITS | (id + 1);
     if (n == 1) {
         uint8_t b;
         memcpy(&b, p, 1);
@@ -321,7 +345,14 @@ static int add_normal(struct loader *l, uint32_t id, uint64_t hash)
 static int decode_token(struct loader *l, uint32_t i)
 {
     struct td_tokenizer *t = l->t;
-    const struct td_str s = l->tokens.strs[i];
+    const struct td_str s = td_gguf_next_str(&l->next_token);
+    if (s.size_bytes > MAX_TOKEN_BYTES)
+        return td_fail(l->err, TD_EFORMAT, "%s: token %u has %zu bytes, at most %u", l->path, i,
+                       s.size_bytes, MAX_TOKEN_BYTES);
+    // Only of a file that is rewritten while it is read.
+    if (s.size_bytes > l->n_bytes - t->at[i])
+        return td_fail(l->err, TD_EFORMAT, "%s: token %u has changed while it was read", l->path,
+                       i);
     int32_t type = TD_TOKEN_NORMAL;
     if (l->types.n) memcpy(&type, l->types.data + (size_t)i * sizeof(type), sizeof(type));
     if (type == TD_TOKEN_UNDEFINED) type = TD_TOKEN_NORMAL; // not said: like a file without types
@@ -335,7 +366,7 @@ static int decode_token(struct loader *l, uint32_t i)
         t->types[i] = TD_TOKEN_UNUSED; // outside the alphabet: no merge can make it
     if (!is_normal(t->types[i])) {
         n = s.size_bytes;
-        if (n > 0) memcpy(out, s.at, n); // n bytes were counted by allocate
+        if (n > 0) memcpy(out, s.at, n);
     }
     t->at[i + 1] = t->at[i] + (uint32_t)n;
     return TD_OK;
@@ -344,7 +375,7 @@ static int decode_token(struct loader *l, uint32_t i)
 static int load_tokens(struct loader *l)
 {
     struct td_tokenizer *t = l->t;
-    t->at[0] = 0;
+    l->next_token = td_gguf_strs(&l->tokens);
     for (uint32_t from = 0; from < t->n_vocab; from += BATCH) {
         const uint32_t n = t->n_vocab - from < BATCH ? t->n_vocab - from : BATCH;
         for (uint32_t i = 0; i < n; i++) {
@@ -365,41 +396,100 @@ static int load_tokens(struct loader *l)
     return TD_OK;
 }
 
-// The id of what a merge names, searched first at `guess`: merges come in nearly the same order
-// as the tokens they make.
-static int32_t find_near(const struct td_tokenizer *t, int32_t guess, const char *p, size_t n)
-{
-    for (int32_t id = guess; id < guess + 2; id++) {
-        if (id < 0 || (uint32_t)id >= t->n_vocab) continue;
-        size_t n_token;
-        const char *token = token_at(t, (uint32_t)id, &n_token);
-        if (n_token == n && is_normal(t->types[id]) && memcmp(token, p, n) == 0) return id;
-    }
-    return td_vocab_find(t, p, n);
-}
+// A merge as the file writes it, cut at the space.
+struct merge_text {
+    struct td_str left, right;
+};
 
-// Decodes merge `rank` to the front of out and asks for the slots of its parts.
-static int decode_merge(struct loader *l, uint32_t rank, struct pending *p, char *out)
+static int split_merge(const struct loader *l, uint32_t rank, struct td_str m,
+                       struct merge_text *out)
 {
-    const struct td_str m = l->merges.strs[rank];
+    if (m.size_bytes > 2 * MAX_TOKEN_BYTES + 1)
+        return td_fail(l->err, TD_EFORMAT, "%s: merge %u has %zu bytes, at most %u", l->path, rank,
+                       m.size_bytes, 2 * MAX_TOKEN_BYTES + 1);
     // The alphabet has no space, so the first one is the border.
     const char *space = m.size_bytes ? memchr(m.at, ' ', m.size_bytes) : NULL;
     if (!space || space == m.at || space + 1 == m.at + m.size_bytes)
         return td_fail(l->err, TD_EFORMAT, "%s: merge %u ('%s') is not two tokens", l->path, rank,
                        readable(m.at, m.size_bytes).text);
-    const size_t n_first = (size_t)(space - m.at);
-    size_t n_right;
-    if (!decode(l->byte_of, m.at, n_first, out, &p->n_left) ||
-        !decode(l->byte_of, space + 1, m.size_bytes - n_first - 1, out + p->n_left, &n_right))
-        return td_fail(l->err, TD_EFORMAT,
-                       "%s: merge %u ('%s') has characters outside the byte alphabet", l->path,
-                       rank, readable(m.at, m.size_bytes).text);
-    p->pair = out;
-    p->n = p->n_left + n_right;
-    p->hash_left = hash_bytes(out, p->n_left);
-    p->hash_right = hash_bytes(out + p->n_left, n_right);
-    __builtin_prefetch(&l->t->tokens[p->hash_left & l->t->tokens_mask]);
-    __builtin_prefetch(&l->t->tokens[p->hash_right & l->t->tokens_mask]);
+    out->left = (struct td_str){.at = m.at, .size_bytes = (size_t)(space - m.at)};
+    out->right =
+        (struct td_str){.at = space + 1, .size_bytes = m.size_bytes - out->left.size_bytes - 1};
+    return TD_OK;
+}
+
+// Goes along the tokens to `id`; not back.
+static void walk_to(struct loader *l, int32_t id)
+{
+    while (l->made < id) {
+        l->made_name = td_gguf_next_str(&l->next_made);
+        l->made++;
+    }
+}
+
+// Whether m makes the token the walk is at, by their names: equal names are equal bytes.
+static bool makes(const struct loader *l, const struct merge_text *m)
+{
+    const struct td_str name = l->made_name;
+    return name.size_bytes == m->left.size_bytes + m->right.size_bytes &&
+           memcmp(name.at, m->left.at, m->left.size_bytes) == 0 &&
+           memcmp(name.at + m->left.size_bytes, m->right.at, m->right.size_bytes) == 0 &&
+           is_normal(l->t->types[l->made]);
+}
+
+// The token m makes, when it is the walk's or the next; else -1. Merges come in nearly the order of
+// the tokens they make, and finding one here spares decoding and hashing it.
+static int32_t made_nearby(struct loader *l, const struct merge_text *m)
+{
+    if (makes(l, m)) return l->made;
+    if ((uint32_t)l->made + 1 == l->t->n_vocab) return -1;
+    walk_to(l, l->made + 1);
+    return makes(l, m) ? l->made : -1;
+}
+
+// The bytes that m's left part stands for, when m makes n bytes: its characters.
+static size_t n_left_bytes(const struct merge_text *m, size_t n)
+{
+    const size_t n_text = m->left.size_bytes;
+    const size_t n_wide = n_text + m->right.size_bytes - n; // characters of two bytes
+    if (n_wide == 0) return n_text;
+    if (n_wide == 1 && (m->left.at[0] & 0x80)) return n_text - 1; // a space and a word
+    size_t n_chars = 0;
+    for (size_t i = 0; i < n_text; i++) n_chars += ((uint8_t)m->left.at[i] & 0xc0) != 0x80;
+    return n_chars;
+}
+
+// Reads merge `rank`: what it makes (-1: no token) and the hashes of its parts, whose slots it asks
+// for.
+static int read_merge(struct loader *l, uint32_t rank, struct pending *p)
+{
+    const struct td_tokenizer *t = l->t;
+    struct merge_text m = {0};
+    p->text = td_gguf_next_str(&l->next_merge);
+    const int code = split_merge(l, rank, p->text, &m);
+    if (code) return code;
+    const char *bytes = l->batch->bytes;
+    size_t n_left, n_right, n;
+    int32_t made = made_nearby(l, &m);
+    if (made >= 0) {
+        bytes = token_at(t, (uint32_t)made, &n);
+        n_left = n_left_bytes(&m, n);
+        n_right = n - n_left;
+    } else {
+        char *out = l->batch->bytes;
+        if (!decode(l->byte_of, m.left.at, m.left.size_bytes, out, &n_left) ||
+            !decode(l->byte_of, m.right.at, m.right.size_bytes, out + n_left, &n_right))
+            return td_fail(l->err, TD_EFORMAT,
+                           "%s: merge %u ('%s') has characters outside the byte alphabet", l->path,
+                           rank, readable(p->text.at, p->text.size_bytes).text);
+        made = td_vocab_find(t, bytes, n_left + n_right);
+        walk_to(l, made);
+    }
+    p->merge.made = made;
+    p->hash_left = hash_bytes(bytes, n_left);
+    p->hash_right = hash_bytes(bytes + n_left, n_right);
+    __builtin_prefetch(&t->tokens[p->hash_left & t->tokens_mask]);
+    __builtin_prefetch(&t->tokens[p->hash_right & t->tokens_mask]);
     return TD_OK;
 }
 
@@ -407,38 +497,38 @@ static int decode_merge(struct loader *l, uint32_t rank, struct pending *p, char
 // file has one, and a dishonest one gains nothing it could not write plainly.
 static int32_t id_of_hash(const struct td_tokenizer *t, uint64_t hash)
 {
-    const struct td_token_slot *s = token_slot(t, hash);
-    return s ? (int32_t)s->id_plus_1 - 1 : -1;
+    const uint64_t *s = token_slot(t, hash);
+    return s ? id_of_slot(*s) : -1;
 }
 
-static int name_merge(struct loader *l, uint32_t rank, struct pending *p, int32_t guess)
+static int name_merge(struct loader *l, uint32_t rank, struct pending *p)
 {
     const struct td_tokenizer *t = l->t;
-    p->left = id_of_hash(t, p->hash_left);
-    p->right = id_of_hash(t, p->hash_right);
-    p->made = find_near(t, guess, p->pair, p->n);
-    if (p->left < 0 || p->right < 0 || p->made < 0) {
-        const struct td_str m = l->merges.strs[rank];
+    struct td_merge *m = &p->merge;
+    m->left = id_of_hash(t, p->hash_left);
+    m->right = id_of_hash(t, p->hash_right);
+    if (m->left < 0 || m->right < 0 || m->made < 0)
         return td_fail(l->err, TD_EFORMAT,
                        "%s: merge %u ('%s'): %s is not a token of the vocabulary", l->path, rank,
-                       readable(m.at, m.size_bytes).text,
-                       p->left < 0    ? "its first part"
-                       : p->right < 0 ? "its second part"
+                       readable(p->text.at, p->text.size_bytes).text,
+                       m->left < 0    ? "its first part"
+                       : m->right < 0 ? "its second part"
                                       : "what it makes");
-    }
-    __builtin_prefetch(&t->merges[hash_pair(pair_of(p->left, p->right)) & t->merges_mask], 1);
+    p->hash = hash_pair(m->left, m->right);
+    __builtin_prefetch(&t->merge_slots[p->hash & t->merges_mask], 1);
     return TD_OK;
 }
 
 static int add_merge(struct loader *l, uint32_t rank, const struct pending *p)
 {
-    const uint64_t pair = pair_of(p->left, p->right);
-    struct td_merge_slot *s = merge_slot(l->t, pair);
+    struct td_tokenizer *t = l->t;
+    t->merges[rank] = p->merge;
+    uint32_t *s = merge_slot(t, p->hash, p->merge.left, p->merge.right);
     if (!s)
         return td_fail(l->err, TD_EFORMAT, "%s: merge %u collides with too many others", l->path,
                        rank);
-    if (s->id_plus_1) return TD_OK; // listed before: the lower rank counts
-    *s = (struct td_merge_slot){.pair = pair, .rank = rank, .id_plus_1 = (uint32_t)p->made + 1};
+    if (*s) return TD_OK; // listed before: the lower rank counts
+    *s = (uint32_t)(p->hash >> (32 + RANK_BITS)) << RANK_BITS | (rank + 1);
     return TD_OK;
 }
 
@@ -446,27 +536,17 @@ static int load_merges(struct loader *l)
 {
     struct pending *merges = l->batch->merges;
     const uint32_t n_merges = (uint32_t)l->merges.n;
-    int32_t guess = 0;
-    for (uint32_t from = 0; from < n_merges;) {
-        uint32_t n = 0;
-        size_t n_bytes = 0;
+    l->next_merge = td_gguf_strs(&l->merges);
+    l->next_made = td_gguf_strs(&l->tokens);
+    l->made = -1;
+    walk_to(l, 0);
+    for (uint32_t from = 0; from < n_merges; from += BATCH) {
+        const uint32_t n = n_merges - from < BATCH ? n_merges - from : BATCH;
         int code = TD_OK;
-        for (; !code && n < BATCH && from + n < n_merges; n++) {
-            const size_t size = l->merges.strs[from + n].size_bytes;
-            if (size > 2 * MAX_TOKEN_BYTES + 1)
-                return td_fail(l->err, TD_EFORMAT, "%s: merge %u has %zu bytes, at most %u",
-                               l->path, from + n, size, 2 * MAX_TOKEN_BYTES + 1);
-            if (size > sizeof(l->batch->bytes) - n_bytes) break;
-            code = decode_merge(l, from + n, &merges[n], l->batch->bytes + n_bytes);
-            n_bytes += size;
-        }
-        for (uint32_t i = 0; !code && i < n; i++) {
-            code = name_merge(l, from + i, &merges[i], guess);
-            guess = merges[i].made;
-        }
+        for (uint32_t i = 0; !code && i < n; i++) code = read_merge(l, from + i, &merges[i]);
+        for (uint32_t i = 0; !code && i < n; i++) code = name_merge(l, from + i, &merges[i]);
         for (uint32_t i = 0; !code && i < n; i++) code = add_merge(l, from + i, &merges[i]);
         if (code) return code;
-        from += n;
     }
     return TD_OK;
 }
@@ -536,6 +616,7 @@ void td_vocab_free(struct td_tokenizer *t)
     free(t->types);
     free(t->tokens);
     free(t->merges);
+    free(t->merge_slots);
     free(t->specials);
 }
 

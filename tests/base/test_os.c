@@ -110,6 +110,21 @@ static void test_reserve(void **state)
     td_os_release(NULL, 0);
 }
 
+static void test_table(void **state)
+{
+    (void)state;
+    const size_t sizes[] = {1, 4096, (size_t)1 << 20, ((size_t)4 << 20) + 8};
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        uint8_t *p = td_os_alloc_table(sizes[i], 1);
+        assert_non_null(p);
+        for (size_t k = 0; k < sizes[i]; k++) assert_int_equal(p[k], 0);
+        memset(p, 1, sizes[i]);
+        free(p); // the next one may get the same memory
+    }
+    assert_null(td_os_alloc_table(SIZE_MAX / 4, 8));
+    assert_null(td_os_alloc_table(SIZE_MAX, 1));
+}
+
 static void test_info(void **state)
 {
     (void)state;
@@ -133,7 +148,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_map),     cmocka_unit_test(test_map_refused),
         cmocka_unit_test(test_reserve), cmocka_unit_test(test_many_maps),
-        cmocka_unit_test(test_info),
+        cmocka_unit_test(test_info),    cmocka_unit_test(test_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -210,7 +210,6 @@ static void test_arrays(void **state)
         assert_int_equal(td_gguf_array(g, td_gguf_key_at(g, k), &a, NULL), TD_OK);
         assert_int_equal(a.type, arrays[k].type);
         assert_int_equal(a.n, 3);
-        assert_null(a.strs);
         for (uint64_t i = 0; i < 3; i++) {
             assert_true(td_gguf_array_i64(&a, i) == arrays[k].v[i]);
             assert_true(td_gguf_array_f64(&a, i) == (double)arrays[k].v[i]);
@@ -262,12 +261,18 @@ static void test_strings(void **state)
     assert_int_equal(td_gguf_array(g, "tokens", &a, NULL), TD_OK);
     assert_int_equal(a.type, TD_GGUF_STR);
     assert_int_equal(a.n, 4);
-    assert_null(a.data);
-    assert_int_equal(a.strs[0].size_bytes, 1);
-    assert_int_equal(a.strs[1].size_bytes, 0);
-    assert_int_equal(a.strs[2].size_bytes, 3);
-    assert_memory_equal(a.strs[2].at, "a\0b", 3);
-    assert_memory_equal(a.strs[3].at, "\xff", 1);
+    assert_int_equal(a.size_bytes, 4 * 8 + 5);
+    struct td_bytes at = td_gguf_strs(&a);
+    assert_int_equal(td_gguf_next_str(&at).size_bytes, 1);
+    assert_int_equal(td_gguf_next_str(&at).size_bytes, 0);
+    struct td_str s = td_gguf_next_str(&at);
+    assert_int_equal(s.size_bytes, 3);
+    assert_memory_equal(s.at, "a\0b", 3);
+    s = td_gguf_next_str(&at);
+    assert_int_equal(s.size_bytes, 1);
+    assert_memory_equal(s.at, "\xff", 1);
+    assert_int_equal(td_gguf_next_str(&at).size_bytes, 0); // beyond the end: empty
+    assert_true(at.short_read);
     assert_int_equal(td_gguf_array(g, "none", &a, NULL), TD_OK);
     assert_int_equal(a.n, 0);
     td_gguf_close(g);
@@ -464,9 +469,12 @@ static void test_many_strings(void **state)
     struct td_gguf_array a;
     assert_int_equal(td_gguf_array(g, "tokens", &a, NULL), TD_OK);
     assert_int_equal(a.n, N);
-    for (uint32_t i = 0; i < N; i += 777) {
-        assert_int_equal(a.strs[i].size_bytes, 1 + i % 7);
-        assert_int_equal((uint8_t)a.strs[i].at[0], i % 256);
+    struct td_bytes at = td_gguf_strs(&a);
+    for (uint32_t i = 0; i < N; i++) {
+        const struct td_str s = td_gguf_next_str(&at);
+        if (i % 777) continue;
+        assert_int_equal(s.size_bytes, 1 + i % 7);
+        assert_int_equal((uint8_t)s.at[0], i % 256);
     }
     td_gguf_close(g);
     free(bytes);

@@ -91,7 +91,10 @@ static void test_round_trip(void **state)
     assert_int_equal(s.size_bytes, 0);
     assert_int_equal(td_gguf_array(g, "strs", &a, &err), TD_OK);
     assert_int_equal(a.n, 3);
-    assert_memory_equal(a.strs[2].at, "b\0c", 3);
+    struct td_bytes at = td_gguf_strs(&a);
+    assert_memory_equal(td_gguf_next_str(&at).at, "a", 1);
+    assert_int_equal(td_gguf_next_str(&at).size_bytes, 0);
+    assert_memory_equal(td_gguf_next_str(&at).at, "b\0c", 3);
     assert_int_equal(td_gguf_array(g, "i32s", &a, &err), TD_OK);
     assert_int_equal(a.type, TD_GGUF_I32);
     for (uint64_t i = 0; i < 3; i++) assert_true(td_gguf_array_i64(&a, i) == i32s[i]);

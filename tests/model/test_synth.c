@@ -344,19 +344,24 @@ static void check_vocab(const char *text, uint32_t first_special)
     assert_int_equal(types.n, n_vocab);
     assert_int_equal(merges.n, first_special - 256);
 
+    struct td_str *names = malloc(n_vocab * sizeof(*names));
     struct td_str *sorted = malloc(n_vocab * sizeof(*sorted));
+    assert_non_null(names);
     assert_non_null(sorted);
-    memcpy(sorted, tokens.strs, n_vocab * sizeof(*sorted));
+    struct td_bytes at = td_gguf_strs(&tokens);
+    for (uint32_t i = 0; i < n_vocab; i++) names[i] = td_gguf_next_str(&at);
+    memcpy(sorted, names, n_vocab * sizeof(*sorted));
     qsort(sorted, n_vocab, sizeof(*sorted), by_text);
     for (uint32_t i = 1; i < n_vocab; i++) assert_true(by_text(&sorted[i - 1], &sorted[i]) < 0);
     // Merge i makes token 256 + i, of two parts that are tokens before it.
+    at = td_gguf_strs(&merges);
     for (uint32_t i = 0; i < merges.n; i++) {
-        const struct td_str s = merges.strs[i];
+        const struct td_str s = td_gguf_next_str(&at);
         const char *space = memchr(s.at, ' ', s.size_bytes);
         assert_non_null(space);
         const struct td_str left = {s.at, (size_t)(space - s.at)};
         const struct td_str right = {space + 1, s.size_bytes - left.size_bytes - 1};
-        const struct td_str whole = tokens.strs[256 + i];
+        const struct td_str whole = names[256 + i];
         assert_int_equal(whole.size_bytes, s.size_bytes - 1);
         assert_memory_equal(whole.at, left.at, left.size_bytes);
         assert_memory_equal(whole.at + left.size_bytes, right.at, right.size_bytes);
@@ -371,11 +376,12 @@ static void check_vocab(const char *text, uint32_t first_special)
                  {5, "<|constrain|>"},   {7, "<|channel|>"},   {8, "<|start|>"},
                  {9, "<|end|>"},         {10, "<|message|>"},  {14, "<|call|>"}};
     for (size_t i = 0; i < sizeof(named) / sizeof(named[0]); i++) {
-        const struct td_str s = tokens.strs[first_special + named[i].offset];
+        const struct td_str s = names[first_special + named[i].offset];
         assert_int_equal(s.size_bytes, strlen(named[i].name));
         assert_memory_equal(s.at, named[i].name, s.size_bytes);
         assert_int_equal(td_gguf_array_i64(&types, first_special + named[i].offset), 3);
     }
+    free(names);
     assert_int_equal(td_gguf_array_i64(&types, 300 < first_special ? 300 : 0), 1);
     td_model_close(m);
 }
