@@ -16,7 +16,7 @@ $(BUILD)/CMakeCache.txt: CMakeLists.txt
 .PHONY: help
 help:
 	@echo "make           build/tandem, optimised"
-	@echo "make demo      install what is missing, build, answer a prompt with a tiny model"
+	@echo "make demo      install what is missing, build, answer three prompts with the small model"
 	@echo "make quick     build and quick tests, under a minute"
 	@echo "make check     install what is missing, then every check: gcc, clang, sanitizers, NEON, fuzzing"
 	@echo "make asan      build and test with AddressSanitizer and UndefinedBehaviorSanitizer in build/asan"

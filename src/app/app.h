@@ -91,6 +91,8 @@ void td_app_close(struct td_app *app);
 // Fails with a sentence that says what to do when path is no readable file; for `synth:` it is
 // fine.
 int td_app_check_model_path(const char *path, struct td_error *err) TD_MUST_CHECK;
+// The path of the model that comes with tandem; false, and out is of no use, where there is none.
+bool td_app_shipped_model(char *out, size_t out_bytes);
 // -t, or the CPUs this process may use.
 uint32_t td_app_threads(const struct td_config *cfg);
 

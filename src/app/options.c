@@ -5,7 +5,7 @@
 #include "app/commands.h"
 
 const struct td_command td_commands[] = {
-    {"run", td_cmd_run, "-m MODEL [-p PROMPT] [options]", 0, 0, true,
+    {"run", td_cmd_run, "[-m MODEL] [-p PROMPT] [options]", 0, 0, false,
      "answer a prompt, or chat when none is given",
      "Reads the prompt and streams the answer. Without -p it chats: the conversation goes on from\n"
      "turn to turn and only what is new is read. Keys: Ctrl-C stops the answer, Ctrl-D leaves;\n"
@@ -13,7 +13,11 @@ const struct td_command td_commands[] = {
      "terminal, the input is the prompt.\n"
      "\n"
      "The model thinks before it answers. On a terminal this reasoning is shown dimmed; otherwise\n"
-     "only the answer goes to the output, unless --show-reasoning is given."},
+     "only the answer goes to the output, unless --show-reasoning is given.\n"
+     "\n"
+     "Without -m it is the small model that comes with tandem, share/tandem/tandem-mini.gguf "
+     "beside\n"
+     "the program's folder, which knows a few tasks: recall, short sums, copying, stories."},
     {"eval", td_cmd_eval,
      "-m MODEL (--tokens FILE (--logits OUT.npy | --kl BASE.npy) | -f TEXT --ppl)", 0, 0, true,
      "logits, perplexity, or the distance to reference logits",

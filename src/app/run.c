@@ -145,16 +145,10 @@ static int run(struct run *r, const char *text, size_t size_bytes, struct td_err
     return code;
 }
 
-int td_cmd_run(const struct td_config *cfg)
+// The command line is in order and names a model.
+static int run_checked(const struct td_config *cfg)
 {
     struct td_error err = {0};
-    if (td_opt_is_set(cfg, TD_OPT_PROMPT) && td_opt_is_set(cfg, TD_OPT_PROMPT_FILE))
-        return td_app_usage(cfg, "-p and -f both give the prompt");
-    if (td_opt_is_set(cfg, TD_OPT_SPECIAL) && !td_opt_is_set(cfg, TD_OPT_RAW))
-        return td_app_usage(cfg, "--special goes with --raw");
-    if (td_opt_is_set(cfg, TD_OPT_SYSTEM) && td_opt_is_set(cfg, TD_OPT_RAW))
-        return td_app_usage(cfg, "--system needs the chat format, which --raw leaves out");
-
     char *text = NULL;
     size_t size_bytes = 0;
     int code = td_app_check_model_path(td_opt_text(cfg, TD_OPT_MODEL), &err);
@@ -182,4 +176,23 @@ int td_cmd_run(const struct td_config *cfg)
     if (r.app.model) td_app_close(&r.app);
     free(text);
     return exit_code;
+}
+
+int td_cmd_run(const struct td_config *cfg)
+{
+    if (td_opt_is_set(cfg, TD_OPT_PROMPT) && td_opt_is_set(cfg, TD_OPT_PROMPT_FILE))
+        return td_app_usage(cfg, "-p and -f both give the prompt");
+    if (td_opt_is_set(cfg, TD_OPT_SPECIAL) && !td_opt_is_set(cfg, TD_OPT_RAW))
+        return td_app_usage(cfg, "--special goes with --raw");
+    if (td_opt_is_set(cfg, TD_OPT_SYSTEM) && td_opt_is_set(cfg, TD_OPT_RAW))
+        return td_app_usage(cfg, "--system needs the chat format, which --raw leaves out");
+    if (td_opt_text(cfg, TD_OPT_MODEL)) return run_checked(cfg);
+
+    struct td_config with_model = *cfg;
+    char path[4096];
+    if (!td_app_shipped_model(path, sizeof(path)))
+        return td_app_usage(cfg, "'run' needs a model: -m FILE.gguf or -m synth:gpt-oss-20b");
+    with_model.values[TD_OPT_MODEL].text = path;
+    td_app_note("this is tandem-mini, the small model that comes with tandem; -m takes another");
+    return run_checked(&with_model);
 }

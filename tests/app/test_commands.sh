@@ -87,6 +87,24 @@ says '"generated_tokens":8'
 ok "$TANDEM" run -m "$TMP/a.gguf" --raw -p "Once upon a time" -c 32 --ignore-eos
 says "the context of 32 tokens is full; use a larger --ctx"
 
+# run without -m: the model that comes with tandem, from where the program is; installed, and in a
+# build folder wherever that is. One line says so.
+mkdir -p "$TMP/usr/bin" "$TMP/usr/share/tandem" "$TMP/src/models" "$TMP/build"
+cp "$TANDEM" "$TMP/usr/bin/tandem"
+cp "$TANDEM" "$TMP/build/tandem"
+cp "$TMP/a.gguf" "$TMP/src/models/tandem-mini.gguf"
+code 2 "$TMP/usr/bin/tandem" run -p hi
+code 2 "$TMP/build/tandem" run -p hi
+cp "$TMP/a.gguf" "$TMP/usr/share/tandem/tandem-mini.gguf"
+printf 'A:STRING=b\nCMAKE_HOME_DIRECTORY:INTERNAL=%s\nC:STRING=d\n' "$TMP/src" >"$TMP/build/CMakeCache.txt"
+ln -s usr/bin/tandem "$TMP/link"
+for program in usr/bin/tandem build/tandem link; do
+    ok "$TMP/$program" run --raw -p "Once upon a time" -n 8 -s 1 --stats none
+    says "tandem: this is tandem-mini"
+    [ "$(wc -l <"$TMP/err")" -eq 1 ] || failed "not one line: $program"
+    same "$TMP/out" "$TMP/one"
+done
+
 # bench
 ok "$TANDEM" bench -m "$TMP/a.gguf" -p 8 -n 4 -d 0,16 -r 2
 out_has "| pp8 "

@@ -12,7 +12,8 @@ mistake 2 "'run' has no option --tmep; did you mean --temp?" "$TANDEM" run --tme
 mistake 2 "'run' has no option --wxyzwxyz" "$TANDEM" run --wxyzwxyz
 mistake 2 "'run' has no option --logits (it belongs to 'eval')" "$TANDEM" run --logits x
 mistake 2 "'run' has no option -z" "$TANDEM" run -z
-mistake 2 "'run' needs a model" "$TANDEM" run -p hello
+cp "$TANDEM" "$TMP/tandem" # where no model came with it
+mistake 2 "'run' needs a model" "$TMP/tandem" run -p hello
 mistake 2 "--n-predict needs a value" "$TANDEM" run -m "$M" -p hi -n
 mistake 2 "--n-predict: 'many' is not a whole number" "$TANDEM" run -m "$M" -p hi -n many
 mistake 2 "--n-predict: '-3' is not a whole number" "$TANDEM" run -m "$M" -p hi -n -3
