@@ -6,9 +6,10 @@
 //              is summed beforehand. So weights are used as they lie in the file, in 13 operations
 //              per four blocks; widened to words for VPDPWSSD it would be 16. The activations are
 //              split once for all outputs.
-//   many rows: 16 weight rows are widened once into a panel where lane o holds two consecutive
-//              elements of output o; VPDPWSSD by a broadcast of two activations does the rest. As
-//              many multiplications as with bytes, and nothing to do to the activations.
+//   many rows: 64 weight rows, a few blocks of each, are widened once into a panel where lane o
+//              holds two consecutive elements of output o; VPDPWSSD by a broadcast of two
+//              activations does the rest. As many multiplications as with bytes, and nothing to do
+//              to the activations.
 #include "kernels/avx512/avx512.h"
 
 #if defined(__x86_64__)
@@ -16,12 +17,15 @@
 
 #include <assert.h>
 
-// Blocks of 16 outputs in the panel: pairs of words, then scales.
-#define PANEL_BLOCK_BYTES (2 * TD_QK * LANES + 4 * LANES)
-#define PANEL_BLOCKS      208u
-#define PLANE_BLOCKS      2048u
-#define TILE_ROWS         8 // activation rows that share a pass over the panel
-#define COPY_BLOCKS       64u
+#define PANEL_BLOCKS 8u // fits 48 KB of L1 with a tile's activations
+#define PLANE_BLOCKS 2048u
+#define COPY_BLOCKS  64u
+
+// A block of 64 outputs: words[k][g] holds elements 2 * k and 2 * k + 1 of group g's outputs.
+struct panel_block {
+    uint8_t words[TD_QK / 2][GROUPS][4 * LANES];
+    float scale[GROUPS][LANES];
+};
 
 // A block of activations in bytes; 16 bytes a lane of the vectors it meets.
 struct planes {
@@ -32,9 +36,10 @@ struct planes {
 
 struct scratch {
     union {
-        uint8_t panel[PANEL_BLOCKS * PANEL_BLOCK_BYTES];
+        struct panel_block panel[PANEL_BLOCKS];
         struct planes planes[PLANE_BLOCKS];
     };
+    struct acc acc;
     uint8_t copy[LANES * COPY_BLOCKS * TD_Q8_0_BYTES];
 };
 _Static_assert(sizeof(struct scratch) <= TD_MM_SCRATCH_BYTES, "fits");
@@ -101,7 +106,8 @@ INLINE __m512 one_row(const struct rows16 *w, const struct planes *x, const floa
 }
 
 // 16 elements of the 16 rows -> eight vectors of pairs of words.
-INLINE void unpack_half(uint8_t *out, const uint8_t *p, size_t stride)
+INLINE void unpack_half(uint8_t (*out)[GROUPS][4 * LANES], uint32_t g, const uint8_t *p,
+                        size_t stride)
 {
     // Bytes 0 2 1 3 of a dword: then even and odd bytes are its two pairs.
     const __m512i order =
@@ -115,103 +121,130 @@ INLINE void unpack_half(uint8_t *out, const uint8_t *p, size_t stride)
     TD_UNROLL
     for (int k = 0; k < 4; k++) {
         const __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(dwords[k], 8), 8);
-        _mm512_storeu_si512(out + 128 * k, even);
-        _mm512_storeu_si512(out + 128 * k + 64, _mm512_srai_epi16(dwords[k], 8));
+        _mm512_storeu_si512(out[2 * k][g], even);
+        _mm512_storeu_si512(out[2 * k + 1][g], _mm512_srai_epi16(dwords[k], 8));
     }
 }
 
-INLINE void unpack(uint8_t *panel, const struct rows16 *w)
+// Group g of the panel.
+INLINE void unpack(struct panel_block *panel, uint32_t g, const struct rows16 *w)
 {
     const uint8_t *p = w->p;
-    for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_Q8_0_BYTES, panel += PANEL_BLOCK_BYTES) {
-        unpack_half(panel, p + 2, w->stride);
-        unpack_half(panel + 512, p + 18, w->stride);
-        _mm512_storeu_ps(panel + 1024, scales16(p, w->stride));
+    for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_Q8_0_BYTES, panel++) {
+        unpack_half(panel->words, g, p + 2, w->stride);
+        unpack_half(panel->words + 8, g, p + 18, w->stride);
+        _mm512_storeu_ps(panel->scale[g], scales16(p, w->stride));
     }
 }
 
 // What a tile needs besides its rows.
 struct tile {
-    const uint8_t *panel;
-    const struct rows16 *w;
+    struct scratch *s;
+    uint32_t first, n_blocks; // of the panel
     uint32_t n_in;
-    __mmask16 mask; // outputs that exist
 };
 
-// 16 elements of all outputs and n rows: half a block, so that its weights stay in registers.
-INLINE void half_block(int n, __m512i *sum, const uint8_t *p, const void *const *x, size_t i_q)
+// Panel times n activation rows, n a constant; adds to s->acc.
+INLINE void tile_n(int n, const struct tile *t, const void *const *x)
 {
-    __m512i w[8];
+    struct scratch *s = t->s;
+    const struct panel_block *p = s->panel;
+    const uint8_t *row[TILE_ROWS];
     TD_UNROLL
-    for (int k = 0; k < 8; k++) w[k] = _mm512_loadu_si512(p + 64 * k);
-    TD_UNROLL
-    for (int r = 0; r < n; r++) {
-        const uint8_t *row = (const uint8_t *)x[r] + i_q;
-        TD_UNROLL
-        for (int k = 0; k < 8; k++) {
-            int32_t two;
-            memcpy(&two, row + 4 * k, sizeof(two));
-            sum[r] = _mm512_dpwssd_epi32(sum[r], w[k], _mm512_set1_epi32(two));
-        }
-    }
-}
-
-// Panel times n activation rows, n a constant.
-INLINE void tile_n(int n, const struct tile *t, float *const *y, const void *const *x)
-{
-    __m512 acc[TILE_ROWS];
-    TD_UNROLL
-    for (int r = 0; r < n; r++) {
-        acc[r] = t->w->first ? _mm512_maskz_loadu_ps(t->mask, y[r]) : _mm512_setzero_ps();
-    }
-    const uint8_t *p = t->panel;
-    size_t i_q = (size_t)t->w->first * TD_QK * 2;
-    size_t i_d = (size_t)t->n_in * 2 + (size_t)t->w->first * 4;
-    for (uint32_t b = 0; b < t->w->n_blocks; b++, p += PANEL_BLOCK_BYTES, i_d += 4) {
-        __m512i sum[TILE_ROWS];
-        TD_UNROLL
-        for (int r = 0; r < n; r++) sum[r] = _mm512_setzero_si512();
-        half_block(n, sum, p, x, i_q);
-        half_block(n, sum, p + 512, x, i_q + TD_QK);
-        i_q += 2 * TD_QK;
-        const __m512 dw = _mm512_loadu_ps((const void *)(p + 1024));
+    for (int r = 0; r < n; r++) row[r] = x[r];
+    size_t i_q = (size_t)t->first * TD_QK * 2;
+    size_t i_d = (size_t)t->n_in * 2 + (size_t)t->first * 4;
+    for (uint32_t b = 0; b < t->n_blocks; b++, p++, i_d += 4) {
+        __m512i sum[TILE_ROWS][GROUPS];
         TD_UNROLL
         for (int r = 0; r < n; r++) {
-            const float dx = td_load_f32((const uint8_t *)x[r] + i_d);
-            acc[r] = _mm512_fmadd_ps(_mm512_mul_ps(dw, _mm512_set1_ps(dx)),
-                                     _mm512_cvtepi32_ps(sum[r]), acc[r]);
+            TD_UNROLL
+            for (int g = 0; g < GROUPS; g++) sum[r][g] = _mm512_setzero_si512();
         }
+        for (int k = 0; k < TD_QK / 2; k++, i_q += 4) {
+            __m512i w[GROUPS];
+            TD_UNROLL
+            for (int g = 0; g < GROUPS; g++) w[g] = _mm512_loadu_si512(p->words[k][g]);
+            TD_UNROLL
+            for (int r = 0; r < n; r++) {
+                int32_t two;
+                memcpy(&two, row[r] + i_q, sizeof(two));
+                const __m512i v = _mm512_set1_epi32(two);
+                TD_UNROLL
+                for (int g = 0; g < GROUPS; g++) dpwssd(&sum[r][g], w[g], v);
+            }
+        }
+        fold_block(n, &s->acc, sum, p->scale, row, i_d);
     }
-    TD_UNROLL
-    for (int r = 0; r < n; r++) _mm512_mask_storeu_ps(y[r], t->mask, acc[r]);
 }
 
-TARGET static void tile_any(uint32_t n, const struct tile *t, float *const *y, const void *const *x)
+// Not inlined, so that its loops have all registers.
+__attribute__((noinline)) TARGET static void tile_any(uint32_t n, const struct tile *t,
+                                                      const void *const *x)
 {
     switch (n) {
-    case 1: tile_n(1, t, y, x); return;
-    case 2: tile_n(2, t, y, x); return;
-    case 3: tile_n(3, t, y, x); return;
-    case 4: tile_n(4, t, y, x); return;
-    case 5: tile_n(5, t, y, x); return;
-    case 6: tile_n(6, t, y, x); return;
-    case 7: tile_n(7, t, y, x); return;
-    default: tile_n(8, t, y, x); return;
+    case 1: tile_n(1, t, x); return;
+    case 2: tile_n(2, t, x); return;
+    case 3: tile_n(3, t, x); return;
+    case 4: tile_n(4, t, x); return;
+    case 5: tile_n(5, t, x); return;
+    default: tile_n(6, t, x); return;
     }
 }
 
-INLINE void many_rows(const struct tile *t, float *const *y, const void *const *x, uint32_t n_rows,
-                      uint32_t o)
+// Many rows.
+INLINE void panels(struct scratch *s, float *const *y, const uint8_t *w, const void *const *x,
+                   uint32_t n_in, uint32_t n_out, uint32_t n_rows)
 {
-    // Tiles of nearly one size: 9 rows are 5 and 4, not 8 and 1.
+    const uint32_t n_blocks = n_in / TD_QK;
+    const size_t stride = n_blocks * TD_Q8_0_BYTES;
+    const uint32_t n = td_min_u32(n_out, LANES);
     const uint32_t n_tiles = (n_rows + TILE_ROWS - 1) / TILE_ROWS;
-    uint32_t r = 0;
-    for (uint32_t i = 0; i < n_tiles; i++) {
-        const uint32_t n = (n_rows - r + n_tiles - i - 1) / (n_tiles - i);
-        float *yo[TILE_ROWS];
-        for (uint32_t j = 0; j < n; j++) yo[j] = y[r + j] + o;
-        tile_any(n, t, yo, x + r);
-        r += n;
+    for (uint32_t o = 0; o < n_out; o += GROUPS * LANES) {
+        uint32_t at[GROUPS];
+        place_groups(at, o, n_out);
+        for (uint32_t b = 0; b < n_blocks; b += PANEL_BLOCKS) {
+            const struct tile t = {s, b, td_min_u32(PANEL_BLOCKS, n_blocks - b), n_in};
+            for (uint32_t g = 0; g < GROUPS; g++) {
+                struct rows16 rows = {w + at[g] * stride + b * TD_Q8_0_BYTES, stride, b,
+                                      t.n_blocks};
+                if (n < LANES) copy_rows(TD_Q8_0_BYTES, s->copy, &rows, n);
+                unpack(s->panel, g, &rows);
+            }
+            for (uint32_t i = 0, r = 0, m; i < n_tiles; i++, r += m) {
+                m = tile_rows(n_rows, r, n_tiles - i);
+                load_acc(&s->acc, b == 0, y + r, m, at, first_lanes(n));
+                tile_any(m, &t, x + r);
+                store_acc(&s->acc, y + r, m, at, first_lanes(n));
+            }
+        }
+    }
+}
+
+// One row, 16 outputs at a time.
+INLINE void single(struct scratch *s, float *y, const uint8_t *w, const void *x, uint32_t n_in,
+                   uint32_t n_out)
+{
+    const uint32_t n_blocks = n_in / TD_QK;
+    const size_t stride = n_blocks * TD_Q8_0_BYTES;
+    const uint32_t n = td_min_u32(n_out, LANES);
+    const __mmask16 mask = first_lanes(n);
+    const uint32_t step = n < LANES ? COPY_BLOCKS : PLANE_BLOCKS;
+    for (uint32_t i = 0; i < n_out; i += LANES) {
+        // The last group moves back to be whole; its first outputs are written twice.
+        const uint32_t o = td_min_u32(i, n_out - n);
+        for (uint32_t b = 0; b < n_blocks; b += step) {
+            struct rows16 g = {w + o * stride + b * TD_Q8_0_BYTES, stride, b,
+                               td_min_u32(step, n_blocks - b)};
+            if (n < LANES) copy_rows(TD_Q8_0_BYTES, s->copy, &g, n);
+            // One split serves all outputs, unless the row is longer than there is room for.
+            if (i == 0 || n_blocks > step) {
+                split(s->planes, (const int16_t *)x + (size_t)b * TD_QK, g.n_blocks);
+            }
+            __m512 acc = b ? _mm512_maskz_loadu_ps(mask, y + o) : _mm512_setzero_ps();
+            acc = one_row(&g, s->planes, td_q16_d(x, n_in) + b, acc);
+            _mm512_mask_storeu_ps(y + o, mask, acc);
+        }
     }
 }
 
@@ -219,34 +252,10 @@ TARGET void td_mm_q8_0_q16_avx512(float *const *y, const void *w, const void *co
                                   uint32_t n_in, uint32_t n_out, uint32_t n_rows, void *scratch)
 {
     assert(n_in % TD_QK == 0);
-    struct scratch *s = scratch;
-    const uint32_t n_blocks = n_in / TD_QK;
-    const size_t stride = n_blocks * TD_Q8_0_BYTES;
-    const uint32_t n = td_min_u32(n_out, LANES);
-    const __mmask16 mask = first_lanes(n);
-    const uint32_t step = n < LANES ? COPY_BLOCKS : n_rows == 1 ? PLANE_BLOCKS : PANEL_BLOCKS;
-    for (uint32_t i = 0; i < n_out; i += LANES) {
-        // The last group moves back to be whole; its first outputs are written twice.
-        const uint32_t o = td_min_u32(i, n_out - n);
-        for (uint32_t b = 0; b < n_blocks; b += step) {
-            struct rows16 g = {(const uint8_t *)w + o * stride + b * TD_Q8_0_BYTES, stride, b,
-                               td_min_u32(step, n_blocks - b)};
-            if (n < LANES) copy_rows(TD_Q8_0_BYTES, s->copy, &g, n);
-            if (n_rows > 1) {
-                const struct tile t = {s->panel, &g, n_in, mask};
-                unpack(s->panel, &g);
-                many_rows(&t, y, x, n_rows, o);
-                continue;
-            }
-            // One split serves all outputs, unless the row is longer than there is room for.
-            if (i == 0 || n_blocks > step) {
-                split(s->planes, (const int16_t *)x[0] + (size_t)b * TD_QK, g.n_blocks);
-            }
-            __m512 acc = b ? _mm512_maskz_loadu_ps(mask, y[0] + o) : _mm512_setzero_ps();
-            acc = one_row(&g, s->planes, td_q16_d(x[0], n_in) + b, acc);
-            _mm512_mask_storeu_ps(y[0] + o, mask, acc);
-        }
-    }
+    if (n_rows > 1)
+        panels(scratch, y, w, x, n_in, n_out, n_rows);
+    else if (n_rows == 1)
+        single(scratch, y[0], w, x[0], n_in, n_out);
 }
 
 #endif

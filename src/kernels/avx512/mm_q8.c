@@ -9,9 +9,9 @@
 // and output, whose order is fixed, costs a sixteenth. Two ways to their integer sums:
 //   few rows:  weights stay as they are in the file; four rows of 16 bytes make a vector, whose
 //              four lanes of four partial sums go through a transposing add tree;
-//   many rows: the 16 weight rows are unpacked once into a panel where lane o holds four
-//              consecutive elements of output o, so that a broadcast of four activation bytes does
-//              the rest.
+//   many rows: 64 weight rows, a few blocks of each, are unpacked once into a panel where lane o
+//              holds four consecutive elements of output o, so that a broadcast of four activation
+//              bytes does the rest.
 // Same integers, same floats, same order: same bits.
 #include "kernels/avx512/avx512.h"
 
@@ -20,17 +20,21 @@
 
 #include <assert.h>
 
-// Blocks of 16 outputs in the panel: codes, then scales.
-#define PANEL_BLOCK_BYTES (TD_QK * LANES + 4 * LANES)
-#define PANEL_BLOCKS      352u
-#define TILE_ROWS         16  // activation rows that share a pass over the panel
-#define COPY_BLOCKS       64u // see copy_rows
-#define MIN_PANEL_ROWS    3   // from here on unpacking pays
-#define OFFSET            12  // of the codes, see above
+#define PANEL_BLOCKS   15u // fits 48 KB of L1 with a tile's activations; at most 16, see start
+#define COPY_BLOCKS    64u // see copy_rows
+#define MIN_PANEL_ROWS 3   // from here on unpacking pays
+#define OFFSET         12  // of the codes, see above
+
+// A block of 64 outputs: codes[k][g] holds elements 4 * k to 4 * k + 3 of group g's outputs.
+struct panel_block {
+    uint8_t codes[TD_QK / 4][GROUPS][4 * LANES];
+    float scale[GROUPS][LANES];
+};
 
 struct scratch {
-    uint8_t panel[PANEL_BLOCKS * PANEL_BLOCK_BYTES];
-    int32_t offset[TILE_ROWS][PANEL_BLOCKS]; // where the sums start
+    struct panel_block panel[PANEL_BLOCKS];
+    int32_t start[TILE_ROWS][16]; // of the sums of each block
+    struct acc acc;
     uint8_t copy[LANES * COPY_BLOCKS * TD_MXFP4_BYTES];
 };
 _Static_assert(sizeof(struct scratch) <= TD_MM_SCRATCH_BYTES, "fits");
@@ -90,134 +94,164 @@ INLINE __m512 few_rows(const struct rows16 *w, const void *x, uint32_t n_in, __m
     return acc;
 }
 
-INLINE void unpack(uint8_t *panel, const struct rows16 *w)
+// Scale bytes of one block of the 16 rows, then as floats. They travel through memory: the load and
+// store ports idle here while the vector ports are what limits.
+INLINE void gather16(uint8_t *out, const uint8_t *p, size_t stride)
 {
+    TD_UNROLL
+    for (int o = 0; o < LANES; o++) out[o] = p[(size_t)o * stride];
+}
+
+// td_e8m0_half of 16 bytes.
+INLINE __m512 e8m0_half16(const uint8_t *bytes)
+{
+    const __m512i e = _mm512_cvtepu8_epi32(load128(bytes));
+    // 2^(e - 128) has the exponent e - 1; below 2^-126 it is the top bits of the mantissa instead.
+    __m512i bits = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+    const __mmask16 small = _mm512_cmplt_epu32_mask(e, _mm512_set1_epi32(2));
+    bits = _mm512_mask_sllv_epi32(bits, small, _mm512_set1_epi32(0x00200000), e);
+    const __mmask16 nan = _mm512_cmpeq_epi32_mask(e, _mm512_set1_epi32(255));
+    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(bits, nan, _mm512_set1_epi32(0x7fc00000)));
+}
+
+// Group g of the panel.
+INLINE void unpack(struct panel_block *panel, uint32_t g, const struct rows16 *w)
+{
+    const __m512i plus12 = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m512i nibble = _mm512_set1_epi8(15);
     const uint8_t *p = w->p;
-    for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_MXFP4_BYTES, panel += PANEL_BLOCK_BYTES) {
-        __m512i lo[4], hi[4];
+    uint8_t e[PANEL_BLOCKS][LANES];
+    for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_MXFP4_BYTES) gather16(e[b], p, w->stride);
+    p = w->p + 1;
+    for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_MXFP4_BYTES, panel++) {
+        __m512i v[4], dwords[4];
         TD_UNROLL
-        for (int i = 0; i < 4; i++) {
-            codes4(p + (size_t)i * w->stride, 4 * w->stride, &lo[i], &hi[i]);
+        for (int i = 0; i < 4; i++) v[i] = load4(p + (size_t)i * w->stride, 4 * w->stride);
+        transpose4(dwords, v);
+        TD_UNROLL
+        for (int k = 0; k < 4; k++) {
+            const __m512i lo = _mm512_and_si512(dwords[k], nibble);
+            const __m512i hi = _mm512_and_si512(_mm512_srli_epi16(dwords[k], 4), nibble);
+            _mm512_storeu_si512(panel->codes[k][g], _mm512_shuffle_epi8(plus12, lo));
+            _mm512_storeu_si512(panel->codes[k + 4][g], _mm512_shuffle_epi8(plus12, hi));
         }
-        __m512i dwords[8];
-        transpose4(dwords, lo);
-        transpose4(dwords + 4, hi);
-        TD_UNROLL
-        for (int k = 0; k < 8; k++) _mm512_storeu_si512(panel + 64 * k, dwords[k]);
-        float scale[LANES];
-        scales16(scale, p, w->stride);
-        memcpy(panel + 512, scale, sizeof(scale));
+        _mm512_storeu_ps(panel->scale[g], e8m0_half16(e[b]));
     }
 }
 
 // What a tile needs besides its rows.
 struct tile {
-    const struct scratch *s;
-    const struct rows16 *w;
+    struct scratch *s;
+    uint32_t first, n_blocks; // of the panel
     uint32_t n_in;
-    __mmask16 mask; // outputs that exist
 };
 
-// Panel times n activation rows, n a constant.
-INLINE void tile_n(int n, const struct tile *t, float *const *y, const void *const *x)
+// Panel times n activation rows, n a constant; adds to s->acc.
+INLINE void tile_n(int n, const struct tile *t, const void *const *x)
 {
-    __m512 acc[TILE_ROWS];
+    struct scratch *s = t->s;
+    const struct panel_block *p = s->panel;
+    const uint8_t *row[TILE_ROWS];
     TD_UNROLL
-    for (int r = 0; r < n; r++) {
-        acc[r] = t->w->first ? _mm512_maskz_loadu_ps(t->mask, y[r]) : _mm512_setzero_ps();
-    }
-    const uint8_t *p = t->s->panel;
-    size_t i_q = (size_t)t->w->first * TD_QK;
-    size_t i_d = t->n_in + (size_t)t->w->first * 4;
-    for (uint32_t b = 0; b < t->w->n_blocks; b++, p += PANEL_BLOCK_BYTES, i_q += TD_QK, i_d += 4) {
-        __m512i w[8];
-        TD_UNROLL
-        for (int k = 0; k < 8; k++) w[k] = _mm512_loadu_si512(p + 64 * k);
-        const __m512 dw = _mm512_loadu_ps((const void *)(p + 512));
+    for (int r = 0; r < n; r++) row[r] = x[r];
+    size_t i_q = (size_t)t->first * TD_QK;
+    size_t i_d = (size_t)t->n_in + (size_t)t->first * 4;
+    for (uint32_t b = 0; b < t->n_blocks; b++, p++, i_d += 4) {
+        __m512i sum[TILE_ROWS][GROUPS];
         TD_UNROLL
         for (int r = 0; r < n; r++) {
-            const uint8_t *row = x[r];
-            __m512i sum = _mm512_set1_epi32(t->s->offset[r][b]);
+            const __m512i start = _mm512_set1_epi32(s->start[r][b]);
             TD_UNROLL
-            for (int k = 0; k < 8; k++) {
-                int32_t four;
-                memcpy(&four, row + i_q + 4 * k, sizeof(four));
-                sum = _mm512_dpbusd_epi32(sum, w[k], _mm512_set1_epi32(four));
-            }
-            const __m512 d = _mm512_mul_ps(dw, _mm512_set1_ps(td_load_f32(row + i_d)));
-            acc[r] = _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(sum), acc[r]);
+            for (int g = 0; g < GROUPS; g++) sum[r][g] = start;
         }
+        for (int k = 0; k < TD_QK / 4; k++, i_q += 4) {
+            __m512i w[GROUPS];
+            TD_UNROLL
+            for (int g = 0; g < GROUPS; g++) w[g] = _mm512_loadu_si512(p->codes[k][g]);
+            TD_UNROLL
+            for (int r = 0; r < n; r++) {
+                int32_t four;
+                memcpy(&four, row[r] + i_q, sizeof(four));
+                const __m512i v = _mm512_set1_epi32(four);
+                TD_UNROLL
+                for (int g = 0; g < GROUPS; g++) dpbusd(&sum[r][g], w[g], v);
+            }
+        }
+        fold_block(n, &s->acc, sum, p->scale, row, i_d);
     }
-    TD_UNROLL
-    for (int r = 0; r < n; r++) _mm512_mask_storeu_ps(y[r], t->mask, acc[r]);
 }
 
-TARGET static void tile_any(uint32_t n, const struct tile *t, float *const *y, const void *const *x)
+// Not inlined, so that its loops have all registers.
+__attribute__((noinline)) TARGET static void tile_any(uint32_t n, const struct tile *t,
+                                                      const void *const *x)
 {
     switch (n) {
-    case 1: tile_n(1, t, y, x); return;
-    case 2: tile_n(2, t, y, x); return;
-    case 3: tile_n(3, t, y, x); return;
-    case 4: tile_n(4, t, y, x); return;
-    case 5: tile_n(5, t, y, x); return;
-    case 6: tile_n(6, t, y, x); return;
-    case 7: tile_n(7, t, y, x); return;
-    case 8: tile_n(8, t, y, x); return;
-    case 9: tile_n(9, t, y, x); return;
-    case 10: tile_n(10, t, y, x); return;
-    case 11: tile_n(11, t, y, x); return;
-    case 12: tile_n(12, t, y, x); return;
-    case 13: tile_n(13, t, y, x); return;
-    case 14: tile_n(14, t, y, x); return;
-    case 15: tile_n(15, t, y, x); return;
-    default: tile_n(16, t, y, x); return;
+    case 1: tile_n(1, t, x); return;
+    case 2: tile_n(2, t, x); return;
+    case 3: tile_n(3, t, x); return;
+    case 4: tile_n(4, t, x); return;
+    case 5: tile_n(5, t, x); return;
+    default: tile_n(6, t, x); return;
     }
 }
 
-// Panel times all rows; y[r] + o is where outputs go.
-INLINE void many_rows(struct scratch *s, const struct tile *t, float *const *y,
-                      const void *const *x, uint32_t n_rows, uint32_t o)
+// Where the sums of n rows start: with the offsets of the codes taken back.
+INLINE void set_starts(const struct tile *t, const void *const *x, uint32_t n)
 {
-    unpack(s->panel, t->w);
-    // Tiles of nearly one size: 17 rows are 9 and 8, not 16 and 1.
+    const __mmask16 mask = first_lanes(t->n_blocks);
+    for (uint32_t r = 0; r < n; r++) {
+        const __m512i s = _mm512_maskz_loadu_epi32(mask, td_q8_s(x[r], t->n_in) + t->first);
+        _mm512_storeu_si512(t->s->start[r], _mm512_mullo_epi32(s, _mm512_set1_epi32(-OFFSET)));
+    }
+}
+
+// Many rows.
+INLINE void panels(struct scratch *s, float *const *y, const uint8_t *w, const void *const *x,
+                   uint32_t n_in, uint32_t n_out, uint32_t n_rows)
+{
+    const uint32_t n_blocks = n_in / TD_QK;
+    const size_t stride = n_blocks * TD_MXFP4_BYTES;
+    const uint32_t n = td_min_u32(n_out, LANES);
     const uint32_t n_tiles = (n_rows + TILE_ROWS - 1) / TILE_ROWS;
-    uint32_t r = 0;
-    for (uint32_t i = 0; i < n_tiles; i++) {
-        const uint32_t n = (n_rows - r + n_tiles - i - 1) / (n_tiles - i);
-        float *yo[TILE_ROWS];
-        for (uint32_t j = 0; j < n; j++) {
-            yo[j] = y[r + j] + o;
-            const int32_t *sum = td_q8_s(x[r + j], t->n_in) + t->w->first;
-            int32_t *offset = s->offset[j];
-            for (uint32_t b = 0; b < t->w->n_blocks; b++) offset[b] = -OFFSET * sum[b];
+    for (uint32_t o = 0; o < n_out; o += GROUPS * LANES) {
+        uint32_t at[GROUPS];
+        place_groups(at, o, n_out);
+        for (uint32_t b = 0; b < n_blocks; b += PANEL_BLOCKS) {
+            const struct tile t = {s, b, td_min_u32(PANEL_BLOCKS, n_blocks - b), n_in};
+            for (uint32_t g = 0; g < GROUPS; g++) {
+                struct rows16 rows = {w + at[g] * stride + b * TD_MXFP4_BYTES, stride, b,
+                                      t.n_blocks};
+                if (n < LANES) copy_rows(TD_MXFP4_BYTES, s->copy, &rows, n);
+                unpack(s->panel, g, &rows);
+            }
+            for (uint32_t i = 0, r = 0, m; i < n_tiles; i++, r += m) {
+                m = tile_rows(n_rows, r, n_tiles - i);
+                set_starts(&t, x + r, m);
+                load_acc(&s->acc, b == 0, y + r, m, at, first_lanes(n));
+                tile_any(m, &t, x + r);
+                store_acc(&s->acc, y + r, m, at, first_lanes(n));
+            }
         }
-        tile_any(n, t, yo, x + r);
-        r += n;
     }
 }
 
-TARGET void td_mm_mxfp4_q8_avx512(float *const *y, const void *w, const void *const *x,
-                                  uint32_t n_in, uint32_t n_out, uint32_t n_rows, void *scratch)
+// One or two rows, 16 outputs at a time.
+INLINE void few(struct scratch *s, float *const *y, const uint8_t *w, const void *const *x,
+                uint32_t n_in, uint32_t n_out, uint32_t n_rows)
 {
-    assert(n_in % TD_QK == 0);
-    struct scratch *s = scratch;
     const uint32_t n_blocks = n_in / TD_QK;
     const size_t stride = n_blocks * TD_MXFP4_BYTES;
     const uint32_t n = td_min_u32(n_out, LANES);
     const __mmask16 mask = first_lanes(n);
+    const uint32_t step = n < LANES ? COPY_BLOCKS : n_blocks;
     for (uint32_t i = 0; i < n_out; i += LANES) {
         // The last group moves back to be whole; its first outputs are written twice.
         const uint32_t o = td_min_u32(i, n_out - n);
-        uint32_t step = n < LANES ? COPY_BLOCKS : n_rows < MIN_PANEL_ROWS ? n_blocks : PANEL_BLOCKS;
         for (uint32_t b = 0; b < n_blocks; b += step) {
-            struct rows16 g = {(const uint8_t *)w + o * stride + b * TD_MXFP4_BYTES, stride, b,
+            struct rows16 g = {w + o * stride + b * TD_MXFP4_BYTES, stride, b,
                                td_min_u32(step, n_blocks - b)};
             if (n < LANES) copy_rows(TD_MXFP4_BYTES, s->copy, &g, n);
-            if (n_rows >= MIN_PANEL_ROWS) {
-                const struct tile t = {s, &g, n_in, mask};
-                many_rows(s, &t, y, x, n_rows, o);
-                continue;
-            }
             for (uint32_t r = 0; r < n_rows; r++) {
                 __m512 acc = b ? _mm512_maskz_loadu_ps(mask, y[r] + o) : _mm512_setzero_ps();
                 acc = few_rows(&g, x[r], n_in, acc);
@@ -225,6 +259,16 @@ TARGET void td_mm_mxfp4_q8_avx512(float *const *y, const void *w, const void *co
             }
         }
     }
+}
+
+TARGET void td_mm_mxfp4_q8_avx512(float *const *y, const void *w, const void *const *x,
+                                  uint32_t n_in, uint32_t n_out, uint32_t n_rows, void *scratch)
+{
+    assert(n_in % TD_QK == 0);
+    if (n_rows >= MIN_PANEL_ROWS)
+        panels(scratch, y, w, x, n_in, n_out, n_rows);
+    else
+        few(scratch, y, w, x, n_in, n_out, n_rows);
 }
 
 #endif
