@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Draws the loss in log.csv as SVG and prints the scores as a Markdown table.
+"""Draws the loss in log.csv as SVG and prints the scores on the way as a Markdown table.
 
     plot_log.py train/out/log.csv docs/mini-loss.svg
 """
@@ -12,12 +12,16 @@ W, H, LEFT, BOTTOM = 720, 300, 50, 40
 
 
 def main():
-    loss, scores = [], []
+    # A run that was stopped has logged some steps twice: the last time counts.
+    loss, scores = {}, {}
     for row in csv.reader(open(sys.argv[1])):
+        step, seen = int(row[1]), int(row[2]) / 1e6
         if row[0] == "loss":
-            loss.append((int(row[2]) / 1e6, float(row[5]), int(row[4])))
+            loss[step] = (seen, float(row[5]), int(row[4]))
         else:
-            scores.append((int(row[1]), int(row[2]) / 1e6, float(row[3]) / 60, json.loads(row[5])))
+            scores[step] = (step, seen, float(row[3]) / 60, json.loads(row[5]))
+    loss = [loss[k] for k in sorted(loss)]
+    scores = [scores[k] for k in sorted(scores)]
     x_max = loss[-1][0]
     lo, hi = min(l for _, l, _ in loss) / 1.2, max(l for _, l, _ in loss) * 1.2
 
@@ -47,6 +51,8 @@ def main():
     out += [f'<polyline points="{path}" fill="none" stroke="#06c" stroke-width="1.5"/>', "</svg>"]
     open(sys.argv[2], "w").write("\n".join(out) + "\n")
 
+    # About ten rows tell the story; the last is one of them.
+    scores = scores[::-1][::max(1, round(len(scores) / 10))][::-1]
     tasks = list(scores[-1][3]) if scores else []
     print("| step | million tokens | minutes | " + " | ".join(tasks) + " |")
     print("|---" * (3 + len(tasks)) + "|")

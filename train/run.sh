@@ -1,11 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Makes models/tandem-mini.gguf from nothing: vocabulary, training, export, scores.
-# Stopped at any time, it continues from its last checkpoint when started again.
+# Makes models/tandem-mini.gguf from nothing: vocabulary, training, export, then its scores, which
+# go into docs/MINI.md. Stopped at any time, it continues from its last checkpoint when started again.
 #
 #   train/run.sh [OUT]        OUT: checkpoints and log, train/out if not given
 #
-# Needs Debian's python3-torch python3-numpy python3-regex libopenblas0-pthread gcc, and two cores.
+# Needs Debian's python3-torch python3-numpy python3-regex libopenblas0-openmp gcc, two cores, and
+# for the scores what tandem is built with (scripts/setup.sh).
 set -eu
 cd "$(dirname "$0")/.."
 out=${1:-train/out}
@@ -18,12 +19,27 @@ for module in torch numpy regex; do
     }
 done
 
-# Two processes of one thread; freed memory is kept, or every step would fault it in again.
-export OMP_NUM_THREADS=1 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_MMAP_THRESHOLD_=20000000000
+# fill NAME COMMAND...: its tables go to that place in docs/MINI.md.
+fill() {
+    name=$1
+    shift
+    "$@" >"$out/$name.md" && status=0 || status=$?
+    cat "$out/$name.md"
+    "$python" train/fill_table.py docs/MINI.md "$name" <"$out/$name.md"
+    return $status
+}
 
-"$python" train/make_vocab.py
-"$python" train/train.py --out "$out"
-mkdir -p models
+mkdir -p "$out" models
+# Two processes of one thread; freed memory is kept, or every step would fault it in again.
+(
+    export OMP_NUM_THREADS=1 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_MMAP_THRESHOLD_=20000000000
+    [ -f train/vocab.json ] || "$python" train/make_vocab.py
+    "$python" train/train.py --out "$out"
+)
 "$python" train/export_gguf.py "$out/model.pt" models/tandem-mini.gguf
-"$python" train/plot_log.py "$out/log.csv" docs/mini-loss.svg
-"$python" train/eval_torch.py models/tandem-mini.gguf -n 200
+fill progress "$python" train/plot_log.py "$out/log.csv" docs/mini-loss.svg
+
+scripts/setup.sh
+cmake -S . -B build >/dev/null
+cmake --build build --parallel "$(nproc)" --target tandem answer_items >/dev/null
+fill quality "$python" tests/quality/quality.py build
