@@ -1,5 +1,5 @@
 # Cross build for 64-bit Arm Linux, run under qemu-user:
-#   cmake -S . -B build-arm -DTD_KERNELS_ONLY=ON -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake
+#   cmake -S . -B build-arm -DTD_CORE_ONLY=ON -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)

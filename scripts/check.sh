@@ -98,22 +98,52 @@ fuzz() {
     done
 }
 
+# core_build NAME CMAKE-FLAGS...: what needs no library, for another machine.
+core_build() {
+    name=$1
+    shift
+    build "$root/$name" -DTD_CORE_ONLY=ON "$@"
+}
+
+# logits_bits "MODELS" NAME EMULATOR...: the engine of core_build NAME, under the emulator, must give the bytes
+# that it gives here.
+logits_bits() {
+    models=$1
+    name=$2
+    shift 2
+    [ -x "$root/gcc/tests/logits_bits" ] || { echo "the gcc build has failed: nothing to compare with"; exit 1; }
+    for model in $models; do
+        data=tests/data/$model
+        for where in here there; do
+            program=$root/$name/tests/logits_bits
+            [ $where = here ] && program=$root/gcc/tests/logits_bits
+            [ $where = here ] && emulator= || emulator=$*
+            $emulator "$program" $data.gguf $data.tokens.txt $data.logits.npy "$root/$name/$model.$where" || exit 1
+        done
+        cmp "$root/$name/$model.here" "$root/$name/$model.there" || exit 1
+    done
+}
+
 neon() {
     need aarch64-linux-gnu-gcc
     need qemu-aarch64
-    build "$root/arm" -DTD_WERROR=ON -DTD_KERNELS_ONLY=ON -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake || exit 1
+    core_build arm -DTD_WERROR=ON -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake || exit 1
     qemu-aarch64 "$root/arm/tests/kcheck" --isa generic --short || exit 1
     # With and without the matrix-multiply extension (i8mm).
     qemu-aarch64 "$root/arm/tests/kcheck" --isa neon --short || exit 1
-    qemu-aarch64 -cpu neoverse-n1 "$root/arm/tests/kcheck" --isa neon --short
+    qemu-aarch64 -cpu neoverse-n1 "$root/arm/tests/kcheck" --isa neon --short || exit 1
+    logits_bits "gptoss-tiny synth-odd" arm qemu-aarch64 || exit 1
+    logits_bits "gptoss-tiny synth-odd" arm qemu-aarch64 -cpu neoverse-n1
 }
 
 nehalem() {
     need qemu-x86_64
     [ "$(uname -m)" = x86_64 ] || { echo "not an x86-64 machine"; exit 77; }
     # A CPU without AVX: nothing outside the dispatched files may use it.
-    build "$root/static" -DTD_KERNELS_ONLY=ON -DCMAKE_EXE_LINKER_FLAGS=-static || exit 1
-    qemu-x86_64 -cpu Nehalem "$root/static/tests/kcheck" --isa generic --short
+    core_build static -DCMAKE_EXE_LINKER_FLAGS=-static || exit 1
+    qemu-x86_64 -cpu Nehalem "$root/static/tests/kcheck" --isa generic --short || exit 1
+    # The generic kernels take 40 s for the larger model here.
+    logits_bits synth-odd static qemu-x86_64 -cpu Nehalem
 }
 
 if [ "$mode" = quick ]; then
