@@ -108,7 +108,7 @@ static inline struct td_str td_gguf_next_str(struct td_bytes *strs)
 {
     const uint64_t size_bytes = td_bytes_u64le(strs);
     const uint8_t *p = td_bytes_take(strs, size_bytes);
-    return (struct td_str){.at = (const char *)p, .size_bytes = p ? size_bytes : 0};
+    return (struct td_str){.at = p ? (const char *)p : "", .size_bytes = p ? size_bytes : 0};
 }
 
 // One line of text for a value ("32", "[201088] \"!\", \"\\\"\", ..."), for inspect. Cut to size.

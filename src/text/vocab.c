@@ -464,7 +464,7 @@ static size_t n_left_bytes(const struct merge_text *m, size_t n)
 static int read_merge(struct loader *l, uint32_t rank, struct pending *p)
 {
     const struct td_tokenizer *t = l->t;
-    struct merge_text m = {0};
+    struct merge_text m = {.left = {.at = ""}, .right = {.at = ""}};
     p->text = td_gguf_next_str(&l->next_merge);
     const int code = split_merge(l, rank, p->text, &m);
     if (code) return code;
@@ -598,7 +598,7 @@ int td_vocab_load(struct td_tokenizer *t, const struct td_gguf *g, struct td_err
 {
     struct loader l = {.t = t, .path = td_gguf_shown_path(g), .err = err};
     alphabet(l.byte_of);
-    l.batch = malloc(sizeof(*l.batch));
+    l.batch = calloc(1, sizeof(*l.batch));
     if (!l.batch) return no_memory(&l);
     int code = read_arrays(&l, g);
     if (!code) code = allocate(&l);
