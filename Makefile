@@ -74,6 +74,6 @@ fuzz:
 
 .PHONY: format hooks
 format:
-	@clang-format -i $$(find src tests fuzz include tools -name '*.[ch]')
+	@clang-format -i $$(find src tests fuzz include examples tools -name '*.[ch]')
 hooks:
 	@ln -sf ../../tools/pre_commit.sh .git/hooks/pre-commit

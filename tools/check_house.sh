@@ -9,7 +9,7 @@ say() {
     echo "$1"
     bad=1
 }
-[ $# -gt 0 ] || set -- $(find src tests fuzz include train tools -name '*.[ch]' 2>/dev/null | sort)
+[ $# -gt 0 ] || set -- $(find src tests fuzz include examples train tools -name '*.[ch]' 2>/dev/null | sort)
 formatter=
 command -v clang-format >/dev/null 2>&1 && formatter=clang-format
 
@@ -28,8 +28,8 @@ for file; do
         ;;
     esac
     case $file in
-    src/*.h)
-        printf '#include "%s"\n' "${file#src/}" |
+    src/*.h | include/*.h)
+        printf '#include "%s"\n' "${file#*/}" |
             ${CC:-cc} -std=c11 -D_POSIX_C_SOURCE=200809L -Isrc -Iinclude -fsyntax-only -x c - >/dev/null 2>&1 ||
             case $file in */neon/*) ;; *) say "$file: does not compile alone" ;; esac
         ;;
