@@ -16,6 +16,7 @@ static void cpu_close(struct td_device *dev)
     td_kv_pool_free(&dev->pool);
     td_os_release(dev->arena, dev->arena_bytes);
     free(dev->steps);
+    free(dev->phases);
     free((void *)dev->vectors);
     free(dev->vectors_owned);
     free(dev->slots);
@@ -46,8 +47,20 @@ static const struct td_step *first_quantize(const struct td_device *dev, td_slot
     for (uint32_t i = 0; i < dev->n_steps; i++) {
         const struct td_step *s = &dev->steps[i];
         if (s->kind == TD_STEP_QUANTIZE && s->slot == slot && s->act == act) return s;
+        if (s->kind == TD_STEP_EXPERTS_GLU && s->slot == slot && s->out_act == act) return s;
     }
     return NULL;
+}
+
+// Whether a slot exists in quantised form only.
+static bool is_never_f32(const struct td_device *dev, td_slot slot)
+{
+    for (uint32_t i = 0; i < dev->n_steps; i++) {
+        const struct td_step *s = &dev->steps[i];
+        if (s->kind == TD_STEP_EXPERTS_GLU && s->slot == slot && s->out_act != TD_ACT_F32)
+            return true;
+    }
+    return false;
 }
 
 // The largest of any layer: q (group, head_dim), m (group), l (group).
@@ -69,14 +82,14 @@ static void deal_all(struct td_device *dev, struct dealer *d)
     const struct td_program *p = &dev->model->program;
     const size_t n_rows = dev->cfg.max_rows;
     for (uint32_t i = 0; i < p->n_slots; i++) {
-        if (i == p->logits) continue;
+        if (i == p->logits || is_never_f32(dev, (td_slot)i)) continue;
         dev->slots[i] = deal(d, n_rows * p->slots[i].width * sizeof(float));
     }
     for (int act = TD_ACT_Q8; act < TD_N_ACTS; act++) {
         for (uint32_t i = 0; i < p->n_slots; i++) {
             const struct td_step *s = first_quantize(dev, (td_slot)i, (enum td_act)act);
             if (!s) continue;
-            const size_t bytes = td_cpu_act_bytes(s->act, td_cpu_vector_width(dev, s));
+            const size_t bytes = td_cpu_act_bytes((enum td_act)act, td_cpu_vector_width(dev, s));
             dev->quantized[act][i] = deal(d, n_rows * s->n_vectors * bytes);
         }
     }

@@ -72,7 +72,7 @@ uint8_t *td_kv_page_bytes(const struct td_device *dev, const struct td_kv *kv, u
 
 // ---- The lowered program (lower.c) ------------------------------------------------------------
 
-// What the team does between two barriers. An op becomes one step or a few.
+// An op becomes one step or a few.
 enum td_step_kind {
     TD_STEP_ANGLES, // cos and sin of every row's position
     TD_STEP_EMBED,
@@ -98,19 +98,39 @@ struct td_step {
     enum td_step_kind kind;
     const struct td_op *op; // NULL for ANGLES and QUANTIZE
     uint32_t i_op;          // the op it was made for
-    td_slot slot;           // QUANTIZE: which
-    uint32_t n_vectors;     // QUANTIZE: vectors per row (top-k for expert inputs, else 1)
+    td_slot slot;           // QUANTIZE, EXPERTS_GLU: which
+    uint32_t n_vectors;     // the same: vectors per row of it (top-k for expert inputs, else 1)
     bool is_kept;           // runs on the rows that want logits
     td_mm_fn *mm;           // LINEAR, EXPERTS_*
     td_mm_fn *mm2;          // EXPERTS_GLU: up
     enum td_act act;        // what mm takes; QUANTIZE: what it makes
     enum td_act act2;       // what mm2 takes
+    enum td_act out_act;    // EXPERTS_GLU: what it writes
+};
+
+// What the team does between two barriers: the less of them, the less waiting.
+enum td_phase_kind {
+    // Each step takes a row from its own values alone, so whoever claims a row takes it through all
+    // of them while it is in the nearest cache.
+    TD_PHASE_ROWS,
+    // One step, or matrix products of one input, whose tiles then make one list.
+    TD_PHASE_BESIDE,
+};
+
+struct td_phase {
+    enum td_phase_kind kind;
+    uint32_t first, n_steps;
+    td_weight next; // the next matrix that will surely be read after this phase, or TD_NO_WEIGHT
 };
 
 // ---- The device (cpu.c, exec.c, exec_moe.c) ---------------------------------------------------
 
-// Output columns of one claim in a matrix product.
+// Output columns of one claim in a matrix product, at most; a multiple of TD_QK.
 #define TD_TILE_OUT 64
+// With at most so many rows a matrix product only reads its weights: claims are smaller, so that
+// the members end together, and who waits fetches the weights that come next.
+#define TD_FEW_ROWS     8
+#define TD_TILE_OUT_FEW 32
 // Rows of an expert whose gate and up tiles are held at once.
 #define TD_TILE_ROWS 128
 
@@ -127,9 +147,12 @@ struct td_scratch {
     float *tile;    // 2 x (TD_TILE_ROWS, TD_TILE_OUT)
     const void **x; // (max_rows)
     float **y;      // (max_rows)
+    // What this member fetched ahead: bytes [0, n_ahead) of the matrix at `ahead`.
+    const uint8_t *ahead;
+    size_t n_ahead;
 };
 
-// What was measured of one step; only while times are taken.
+// What was measured of one phase; only while times are taken.
 struct td_step_clock {
     uint64_t n_runs;
     uint64_t time_ns, wait_ns; // as in struct td_step_time
@@ -145,6 +168,8 @@ struct td_device {
 
     struct td_step *steps;
     uint32_t n_steps;
+    struct td_phase *phases;
+    uint32_t n_phases;
     const float **vectors; // (n_weights): f32 norms, biases, sinks; NULL for matrices
     float *vectors_owned;  // those that the file has in another type
 
@@ -175,20 +200,23 @@ struct td_device {
     const struct td_watch *watch;
     float *logits;
     bool is_timed;
-    struct td_step_clock *clocks; // (n_steps), the leader's; NULL until times are first taken
-    uint64_t *done_ns;            // (n_steps, n_threads): when a member had no more to do
-    // The step after which everybody stops: set by the leader before that step's barrier.
+    struct td_step_clock *clocks; // (n_phases), the leader's; NULL until times are first taken
+    uint64_t *done_ns;            // (n_phases, n_threads): when a member had no more to do
+    // The phase after which everybody stops: set by the leader before that phase's barrier.
     _Atomic uint32_t stop_after;
 };
 
 // Makes steps and vectors of a device whose model, cfg and kernels are set.
 int td_cpu_lower(struct td_device *dev, struct td_error *err);
-// Elements of one quantised vector: the slot's width over the vectors per row.
+// Elements of one quantised vector of a QUANTIZE or EXPERTS_GLU step: the slot's width over the
+// vectors per row.
 uint32_t td_cpu_vector_width(const struct td_device *dev, const struct td_step *quantize);
 // Vector i of a slot as a matrix product takes it; n elements.
 const void *td_cpu_input(const struct td_device *dev, td_slot slot, enum td_act act, size_t i,
                          uint32_t n);
 size_t td_cpu_act_bytes(enum td_act act, uint32_t n);
+// Output columns of one claim of a matrix product.
+uint32_t td_cpu_tile(const struct td_device *dev, const struct td_step *s, uint32_t n_rows);
 
 // Runs all steps on the team; the rows are set. False when it was cancelled.
 bool td_cpu_execute(struct td_device *dev);

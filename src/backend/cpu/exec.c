@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Runs the steps on the thread team. Every member walks the whole list; in each step they claim
-// items until none are left, then meet at a barrier. A row's bits depend on its own sequence alone:
-// no item sums over rows, and every sum over positions or blocks goes in the kernels' fixed order.
+// Runs the steps on the thread team. Every member walks the whole list, phase by phase; in each
+// they claim items until none are left, then meet at a barrier. A row's bits depend on its own
+// sequence alone: no item sums over rows, and every sum over positions or blocks goes in the
+// kernels' fixed order.
 #include "backend/cpu/cpu_impl.h"
 #include "base/clock.h"
 #include "base/num.h"
@@ -160,13 +161,26 @@ static void do_attend(struct td_device *dev, const struct td_op *op, const struc
 
 // ---- matrix products --------------------------------------------------------------------------
 
+// Tiles as wide as TD_TILE_OUT; narrower where only few rows share the reading of them, or where a
+// matrix (the router) would not give every member two. Experts keep whole blocks: their outputs
+// may be quantised tile by tile.
+uint32_t td_cpu_tile(const struct td_device *dev, const struct td_step *s, uint32_t n_rows)
+{
+    const uint32_t n_out = td_cpu_weight(dev, s->op->w)->dim[1];
+    const uint32_t least = s->kind == TD_STEP_LINEAR ? TD_QK / 2 : TD_QK;
+    uint32_t tile = n_rows <= TD_FEW_ROWS ? TD_TILE_OUT_FEW : TD_TILE_OUT;
+    while (tile > least && n_out < 2 * tile * dev->cfg.n_threads) tile /= 2;
+    return tile;
+}
+
 static void do_linear(struct td_device *dev, const struct td_step *s, uint32_t i_tile,
                       uint32_t n_rows, struct td_scratch *scratch)
 {
     const struct td_op *op = s->op;
     const struct td_weight_info *w = td_cpu_weight(dev, op->w);
-    const uint32_t o0 = i_tile * TD_TILE_OUT;
-    const uint32_t n_out = td_min_u32(TD_TILE_OUT, w->dim[1] - o0);
+    const uint32_t tile = td_cpu_tile(dev, s, n_rows);
+    const uint32_t o0 = i_tile * tile;
+    const uint32_t n_out = td_min_u32(tile, w->dim[1] - o0);
     for (uint32_t r = 0; r < n_rows; r++) {
         scratch->x[r] = td_cpu_input(dev, op->in, s->act, r, w->dim[0]);
         scratch->y[r] = td_cpu_row(dev, op->out, r) + o0;
@@ -190,8 +204,11 @@ static uint32_t n_items(const struct td_device *dev, const struct td_step *s, ui
     case TD_STEP_ROPE:
     case TD_STEP_KV_PUT:
     case TD_STEP_ADD: return n_rows;
-    case TD_STEP_LINEAR:
-        return (td_cpu_weight(dev, s->op->w)->dim[1] + TD_TILE_OUT - 1) / TD_TILE_OUT;
+    case TD_STEP_LINEAR: {
+        const uint32_t n_out = td_cpu_weight(dev, s->op->w)->dim[1];
+        const uint32_t tile = td_cpu_tile(dev, s, n_rows);
+        return (n_out + tile - 1) / tile;
+    }
     case TD_STEP_KEEP: return 1;
     case TD_STEP_ATTEND: return n_rows * s->op->n_kv_heads;
     case TD_STEP_ROUTE:
@@ -248,26 +265,49 @@ static void tell_layer_done(struct td_device *dev, const struct td_op *op)
     }
 }
 
-static bool is_layer_end(const struct td_device *dev, uint32_t i_step)
+// Items of a phase: rows, or those of all its steps.
+static uint32_t n_phase_items(const struct td_device *dev, const struct td_phase *p,
+                              uint32_t n_rows)
 {
-    const struct td_op *op = dev->steps[i_step].op;
-    if (!op || i_step + 1 >= dev->n_steps) return false;
-    const struct td_op *next = dev->steps[i_step + 1].op;
-    return next && next->layer != op->layer;
+    if (p->kind == TD_PHASE_ROWS) return n_rows;
+    uint32_t n = 0;
+    for (uint32_t k = 0; k < p->n_steps; k++) n += n_items(dev, &dev->steps[p->first + k], n_rows);
+    return n;
 }
 
-// Leader, after the step's barrier: the step lasted from the end of the one before until its last
-// member was done. Returns that moment.
-static uint64_t note_times(struct td_device *dev, uint32_t i_step, uint64_t begin_ns)
+static void do_phase_item(struct td_device *dev, const struct td_phase *p, uint32_t i,
+                          uint32_t n_rows, struct td_scratch *scratch)
+{
+    const struct td_step *s = &dev->steps[p->first];
+    if (p->kind == TD_PHASE_ROWS) {
+        for (uint32_t k = 0; k < p->n_steps; k++) do_item(dev, &s[k], i, n_rows, scratch);
+        return;
+    }
+    for (;; s++) {
+        const uint32_t n = n_items(dev, s, n_rows);
+        if (i < n) break;
+        i -= n;
+    }
+    do_item(dev, s, i, n_rows, scratch);
+}
+
+static bool has_kv_put(const struct td_device *dev, const struct td_phase *p)
+{
+    return dev->steps[p->first + p->n_steps - 1].kind == TD_STEP_KV_PUT;
+}
+
+// Leader, after the phase's barrier: it lasted from the end of the one before until its last member
+// was done. Returns that moment.
+static uint64_t note_times(struct td_device *dev, uint32_t i_phase, uint64_t begin_ns)
 {
     const uint32_t n = dev->cfg.n_threads;
-    const uint64_t *done_ns = dev->done_ns + (size_t)i_step * n;
+    const uint64_t *done_ns = dev->done_ns + (size_t)i_phase * n;
     uint64_t end_ns = begin_ns, sum_ns = 0;
     for (uint32_t m = 0; m < n; m++) {
         if (done_ns[m] > end_ns) end_ns = done_ns[m];
         sum_ns += done_ns[m];
     }
-    struct td_step_clock *c = &dev->clocks[i_step];
+    struct td_step_clock *c = &dev->clocks[i_phase];
     c->n_runs++;
     c->time_ns += end_ns - begin_ns;
     c->wait_ns += (end_ns * n - sum_ns) / n;
@@ -277,26 +317,26 @@ static uint64_t note_times(struct td_device *dev, uint32_t i_step, uint64_t begi
 static void walk(void *ctx, struct td_member *me)
 {
     struct td_device *dev = ctx;
-    struct td_step_clock *clocks =
-        dev->is_timed ? dev->clocks + (size_t)me->id * dev->n_steps : NULL;
-    uint64_t begin_ns = clocks ? td_clock_ns() : 0;
-    for (uint32_t i_step = 0; i_step < dev->n_steps; i_step++) {
-        const struct td_step *s = &dev->steps[i_step];
-        const uint32_t n_rows = s->is_kept ? dev->n_kept : dev->n_rows;
+    uint64_t begin_ns = dev->is_timed ? td_clock_ns() : 0;
+    for (uint32_t i_phase = 0; i_phase < dev->n_phases; i_phase++) {
+        const struct td_phase *p = &dev->phases[i_phase];
+        const uint32_t n_rows = dev->steps[p->first].is_kept ? dev->n_kept : dev->n_rows;
         if (n_rows == 0) return; // nobody wants logits
-        const uint32_t n = n_items(dev, s, n_rows);
+        const uint32_t n = n_phase_items(dev, p, n_rows);
         for (uint32_t i; td_team_claim(me, n, &i);)
-            do_item(dev, s, i, n_rows, &dev->scratch[me->id]);
-        if (me->id == 0 && is_layer_end(dev, i_step) && dev->watch && dev->watch->cancel &&
+            do_phase_item(dev, p, i, n_rows, &dev->scratch[me->id]);
+        // Once a layer.
+        const bool is_put = has_kv_put(dev, p);
+        if (me->id == 0 && is_put && dev->watch && dev->watch->cancel &&
             atomic_load_explicit(dev->watch->cancel, memory_order_relaxed))
-            atomic_store_explicit(&dev->stop_after, i_step, memory_order_relaxed);
-        if (dev->is_timed) dev->done_ns[(size_t)i_step * me->n + me->id] = td_clock_ns();
+            atomic_store_explicit(&dev->stop_after, i_phase, memory_order_relaxed);
+        if (dev->is_timed) dev->done_ns[(size_t)i_phase * me->n + me->id] = td_clock_ns();
         td_team_barrier(me);
-        if (dev->is_timed && me->id == 0) begin_ns = note_times(dev, i_step, begin_ns);
-        // A member that is late here may already see the stop of a later step; only its own counts,
-        // so that all leave after the same barrier.
-        if (atomic_load_explicit(&dev->stop_after, memory_order_relaxed) <= i_step) return;
-        if (me->id == 0 && s->kind == TD_STEP_KV_PUT) tell_layer_done(dev, s->op);
+        if (dev->is_timed && me->id == 0) begin_ns = note_times(dev, i_phase, begin_ns);
+        // A member that is late here may already see the stop of a later phase; only its own
+        // counts, so that all leave after the same barrier.
+        if (atomic_load_explicit(&dev->stop_after, memory_order_relaxed) <= i_phase) return;
+        if (me->id == 0 && is_put) tell_layer_done(dev, dev->steps[p->first + p->n_steps - 1].op);
     }
 }
 

@@ -79,15 +79,38 @@ static const uint8_t *expert_rows(const struct td_weight_info *w, uint32_t e, ui
     return w->data + ((size_t)e * w->dim[1] + o0) * td_type_size_bytes(w->type, w->dim[0]);
 }
 
+// Writes columns [o0, o0 + n) of a pick in the form that the next matrix product takes. Blocks are
+// whole, so they come out as if the row had been quantised in one piece.
+static void put_hidden(struct td_device *dev, const struct td_step *s, uint32_t pick, uint32_t o0,
+                       const float *h, uint32_t n)
+{
+    const uint32_t n_ff = td_cpu_vector_width(dev, s);
+    _Alignas(64) uint8_t part[TD_TILE_OUT * sizeof(float)]; // either form is smaller
+    const size_t n_blocks = n / TD_QK, at = o0 / TD_QK;
+    uint8_t *row = dev->quantized[s->out_act][s->slot] + pick * td_cpu_act_bytes(s->out_act, n_ff);
+    if (s->out_act == TD_ACT_Q8) {
+        dev->k.quantize_q8(part, h, n);
+        memcpy(row + o0, part, n);
+        float *d = (float *)(void *)(row + n_ff);
+        int32_t *sums = (int32_t *)(void *)(d + n_ff / TD_QK);
+        memcpy(d + at, td_q8_d(part, n), n_blocks * sizeof(*d));
+        memcpy(sums + at, td_q8_s(part, n), n_blocks * sizeof(*sums));
+    } else {
+        dev->k.quantize_q16(part, h, n);
+        memcpy(row + (size_t)o0 * 2, part, (size_t)n * 2);
+        float *d = (float *)(void *)(row + (size_t)n_ff * 2);
+        memcpy(d + at, td_q16_d(part, n), n_blocks * sizeof(*d));
+    }
+}
+
 static void glu_tile(struct td_device *dev, const struct td_step *s, uint32_t i_active, uint32_t o0,
-                     struct td_scratch *scratch)
+                     uint32_t n_out, struct td_scratch *scratch)
 {
     const struct td_op *op = s->op;
     const struct td_weight_info *gate = td_cpu_weight(dev, op->w);
     const struct td_weight_info *up = td_cpu_weight(dev, op->w2);
     const uint32_t e = dev->active[i_active];
     const uint32_t n_in = gate->dim[0], n_ff = gate->dim[1];
-    const uint32_t n_out = td_min_u32(TD_TILE_OUT, n_ff - o0);
     const uint32_t end = dev->expert_begin[i_active + 1];
     float *const g_tile = scratch->tile;
     float *const u_tile = scratch->tile + (size_t)TD_TILE_ROWS * TD_TILE_OUT;
@@ -111,21 +134,26 @@ static void glu_tile(struct td_device *dev, const struct td_step *s, uint32_t i_
             if (op->bias != TD_NO_WEIGHT) dev->k.add(g, dev->vectors[op->bias] + bias_at, n_out);
             if (op->bias2 != TD_NO_WEIGHT) dev->k.add(u, dev->vectors[op->bias2] + bias_at, n_out);
             // The slot is (rows, k, n_ff): a pick is its own index there.
-            float *h = (float *)dev->slots[op->out] + (size_t)picks[i] * n_ff + o0;
+            if (s->out_act == TD_ACT_F32) {
+                float *h = (float *)dev->slots[op->out] + (size_t)picks[i] * n_ff + o0;
+                dev->k.swiglu_clamped(h, g, u, n_out, op->alpha, op->limit);
+                continue;
+            }
+            float h[TD_TILE_OUT];
             dev->k.swiglu_clamped(h, g, u, n_out, op->alpha, op->limit);
+            put_hidden(dev, s, picks[i], o0, h, n_out);
         }
     }
 }
 
 static void down_tile(struct td_device *dev, const struct td_step *s, uint32_t i_active,
-                      uint32_t o0, struct td_scratch *scratch)
+                      uint32_t o0, uint32_t n_out, struct td_scratch *scratch)
 {
     const struct td_op *op = s->op;
     const struct td_weight_info *w = td_cpu_weight(dev, op->w);
     const uint32_t e = dev->active[i_active];
     const uint32_t begin = dev->expert_begin[i_active];
     const uint32_t n = dev->expert_begin[i_active + 1] - begin;
-    const uint32_t n_out = td_min_u32(TD_TILE_OUT, w->dim[1] - o0);
     for (uint32_t i = 0; i < n; i++) {
         const uint32_t pick = dev->picks[begin + i];
         scratch->x[i] = td_cpu_input(dev, op->in, s->act, pick, w->dim[0]);
@@ -147,17 +175,16 @@ static void combine_row(struct td_device *dev, const struct td_op *op, uint32_t 
     for (uint32_t i = 1; i < op->k; i++) dev->k.madd(y, down + (size_t)i * n, weights[i], n);
 }
 
-static uint32_t n_tiles(const struct td_device *dev, td_weight w)
-{
-    return (td_cpu_weight(dev, w)->dim[1] + TD_TILE_OUT - 1) / TD_TILE_OUT;
-}
-
 uint32_t td_cpu_moe_items(const struct td_device *dev, const struct td_step *s, uint32_t n_rows)
 {
     switch (s->kind) {
     case TD_STEP_SORT: return 1;
     case TD_STEP_EXPERTS_GLU:
-    case TD_STEP_EXPERTS_DOWN: return dev->n_active * n_tiles(dev, s->op->w);
+    case TD_STEP_EXPERTS_DOWN: {
+        const uint32_t n_out = td_cpu_weight(dev, s->op->w)->dim[1];
+        const uint32_t tile = td_cpu_tile(dev, s, n_rows);
+        return dev->n_active * ((n_out + tile - 1) / tile);
+    }
     default: return n_rows; // ROUTE, EXPERTS_COMBINE
     }
 }
@@ -173,11 +200,14 @@ void td_cpu_moe_item(struct td_device *dev, const struct td_step *s, uint32_t i,
         combine_row(dev, s->op, i);
     } else {
         // Consecutive items are tiles of one expert: its rows of activations stay in cache.
-        const uint32_t tiles = n_tiles(dev, s->op->w);
-        const uint32_t o0 = i % tiles * TD_TILE_OUT;
+        const uint32_t n_out = td_cpu_weight(dev, s->op->w)->dim[1];
+        const uint32_t tile = td_cpu_tile(dev, s, n_rows);
+        const uint32_t n_tiles = (n_out + tile - 1) / tile;
+        const uint32_t o0 = i % n_tiles * tile;
+        const uint32_t n = td_min_u32(tile, n_out - o0);
         if (s->kind == TD_STEP_EXPERTS_GLU)
-            glu_tile(dev, s, i / tiles, o0, scratch);
+            glu_tile(dev, s, i / n_tiles, o0, n, scratch);
         else
-            down_tile(dev, s, i / tiles, o0, scratch);
+            down_tile(dev, s, i / n_tiles, o0, n, scratch);
     }
 }

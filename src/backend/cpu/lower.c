@@ -66,6 +66,26 @@ static void lower_linear(struct lowering *l, const struct td_op *op)
     s->act = act;
 }
 
+// How the next ops take the slot that op i_op writes, when all take it alike and by blocks; else
+// TD_ACT_F32.
+static enum td_act sole_reader_act(const struct lowering *l, td_slot slot)
+{
+    const struct td_program *p = &l->dev->model->program;
+    enum td_act found = TD_N_ACTS;
+    for (uint32_t i = l->i_op + 1; i < p->n_ops; i++) {
+        const struct td_op *op = &p->ops[i];
+        if (op->in == slot || op->in2 == slot) {
+            enum td_act act = TD_ACT_F32;
+            if (op->kind == TD_OP_EXPERTS_SUM && op->in2 != slot)
+                (void)pick_mm(l->dev, op->w, &act);
+            if (found != TD_N_ACTS && found != act) return TD_ACT_F32;
+            found = act;
+        }
+        if (op->out == slot) break;
+    }
+    return found == TD_N_ACTS ? TD_ACT_F32 : found;
+}
+
 static void lower_glu(struct lowering *l, const struct td_op *op)
 {
     enum td_act act, act2;
@@ -78,6 +98,9 @@ static void lower_glu(struct lowering *l, const struct td_op *op)
     s->mm2 = mm2;
     s->act = act;
     s->act2 = act2;
+    s->slot = op->out;
+    s->n_vectors = op->k;
+    s->out_act = sole_reader_act(l, op->out);
 }
 
 static void lower_experts_sum(struct lowering *l, const struct td_op *op)
@@ -94,6 +117,25 @@ static void lower_experts_sum(struct lowering *l, const struct td_op *op)
 static void forget(struct lowering *l, td_slot slot)
 {
     for (int act = 0; act < TD_N_ACTS; act++) l->is_fresh[act][slot] = false;
+}
+
+// Quantises what op i_op has just written for all that will read it, while its rows are in cache.
+static void quantize_early(struct lowering *l, td_slot slot)
+{
+    const struct td_program *p = &l->dev->model->program;
+    for (uint32_t i = l->i_op + 1; i < p->n_ops && p->ops[i].kind != TD_OP_KEEP; i++) {
+        const struct td_op *op = &p->ops[i];
+        enum td_act act;
+        if (op->in == slot && (op->kind == TD_OP_LINEAR || op->kind == TD_OP_EXPERTS_GLU)) {
+            (void)pick_mm(l->dev, op->w, &act);
+            need(l, slot, act, 1);
+        }
+        if (op->in == slot && op->kind == TD_OP_EXPERTS_GLU) {
+            (void)pick_mm(l->dev, op->w2, &act);
+            need(l, slot, act, 1);
+        }
+        if (op->out == slot) break;
+    }
 }
 
 static void lower_op(struct lowering *l, const struct td_op *op)
@@ -121,6 +163,10 @@ static void lower_op(struct lowering *l, const struct td_op *op)
     case TD_N_OPS: break;
     }
     forget(l, op->out);
+    if (op->kind == TD_OP_EXPERTS_GLU)
+        l->is_fresh[l->steps[l->n - 1].out_act][op->out] = true;
+    else
+        quantize_early(l, op->out);
 }
 
 uint32_t td_cpu_vector_width(const struct td_device *dev, const struct td_step *quantize)
@@ -177,6 +223,63 @@ static int load_vectors(struct td_device *dev, struct td_error *err)
     return TD_OK;
 }
 
+// Steps that take each row from its own values.
+static bool is_by_row(enum td_step_kind kind)
+{
+    switch (kind) {
+    case TD_STEP_ANGLES:
+    case TD_STEP_EMBED:
+    case TD_STEP_RMSNORM:
+    case TD_STEP_QUANTIZE:
+    case TD_STEP_ROPE:
+    case TD_STEP_KV_PUT:
+    case TD_STEP_EXPERTS_COMBINE:
+    case TD_STEP_ADD: return true;
+    case TD_STEP_LINEAR:
+    case TD_STEP_KEEP:
+    case TD_STEP_ATTEND:
+    case TD_STEP_ROUTE:
+    case TD_STEP_SORT:
+    case TD_STEP_EXPERTS_GLU:
+    case TD_STEP_EXPERTS_DOWN: break;
+    }
+    return false;
+}
+
+static bool joins(const struct td_phase *phase, const struct td_step *first,
+                  const struct td_step *s)
+{
+    if (s->is_kept != first->is_kept) return false;
+    if (phase->kind == TD_PHASE_ROWS) return is_by_row(s->kind);
+    return first->kind == TD_STEP_LINEAR && s->kind == TD_STEP_LINEAR &&
+           s->op->in == first->op->in && first->op->out != first->op->in;
+}
+
+static int make_phases(struct td_device *dev, struct td_error *err)
+{
+    dev->phases = calloc(dev->n_steps, sizeof(*dev->phases));
+    if (!dev->phases) return td_fail(err, TD_ENOMEM, "no memory for %u steps", dev->n_steps);
+    for (uint32_t i = 0; i < dev->n_steps;) {
+        struct td_phase *phase = &dev->phases[dev->n_phases++];
+        const struct td_step *first = &dev->steps[i];
+        phase->kind = is_by_row(first->kind) ? TD_PHASE_ROWS : TD_PHASE_BESIDE;
+        phase->first = i++;
+        while (i < dev->n_steps && joins(phase, first, &dev->steps[i])) i++;
+        phase->n_steps = i - phase->first;
+    }
+    // Backwards: which matrix comes next. The experts' are known only once rows are routed.
+    td_weight next = TD_NO_WEIGHT;
+    for (uint32_t i = dev->n_phases; i-- > 0;) {
+        const struct td_step *s = &dev->steps[dev->phases[i].first];
+        dev->phases[i].next = next;
+        if (s->kind == TD_STEP_LINEAR)
+            next = s->op->w;
+        else if (s->kind == TD_STEP_EXPERTS_GLU)
+            next = TD_NO_WEIGHT;
+    }
+    return TD_OK;
+}
+
 int td_cpu_lower(struct td_device *dev, struct td_error *err)
 {
     const struct td_program *p = &dev->model->program;
@@ -199,5 +302,6 @@ int td_cpu_lower(struct td_device *dev, struct td_error *err)
     free(fresh);
     dev->steps = l.steps;
     dev->n_steps = l.n;
-    return load_vectors(dev, err);
+    const int code = make_phases(dev, err);
+    return code == TD_OK ? load_vectors(dev, err) : code;
 }

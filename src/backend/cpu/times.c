@@ -7,12 +7,12 @@
 
 int td_cpu_time_steps(struct td_device *dev, bool on, struct td_error *err)
 {
-    if (on && !dev->clocks) dev->clocks = calloc(dev->n_steps, sizeof(*dev->clocks));
+    if (on && !dev->clocks) dev->clocks = calloc(dev->n_phases, sizeof(*dev->clocks));
     if (on && !dev->done_ns)
-        dev->done_ns = calloc((size_t)dev->n_steps * dev->cfg.n_threads, sizeof(*dev->done_ns));
+        dev->done_ns = calloc((size_t)dev->n_phases * dev->cfg.n_threads, sizeof(*dev->done_ns));
     if (on && (!dev->clocks || !dev->done_ns))
-        return td_fail(err, TD_ENOMEM, "no memory for the times of %u steps", dev->n_steps);
-    if (on) memset(dev->clocks, 0, dev->n_steps * sizeof(*dev->clocks));
+        return td_fail(err, TD_ENOMEM, "no memory for the times of %u phases", dev->n_phases);
+    if (on) memset(dev->clocks, 0, dev->n_phases * sizeof(*dev->clocks));
     dev->is_timed = on;
     return TD_OK;
 }
@@ -54,18 +54,28 @@ static enum td_arith arith_of(const struct td_step *s)
                                   : TD_ARITH_F32;
 }
 
+// The ops that a phase computes follow one another; helpers before and after them do not count.
+static void describe(const struct td_device *dev, const struct td_phase *p,
+                     struct td_step_time *out)
+{
+    const struct td_step *steps = &dev->steps[p->first];
+    *out = (struct td_step_time){
+        .name = name_of(steps->kind), .i_op = steps->i_op, .arith = arith_of(steps)};
+    for (uint32_t k = 0; k < p->n_steps; k++) {
+        if (is_helper(steps[k].kind)) continue;
+        if (out->n_ops == 0) out->i_op = steps[k].i_op;
+        out->n_ops = steps[k].i_op - out->i_op + 1;
+    }
+}
+
 uint32_t td_cpu_step_times(const struct td_device *dev, struct td_step_time *out)
 {
-    for (uint32_t i = 0; out && i < dev->n_steps; i++) {
-        const struct td_step *s = &dev->steps[i];
-        out[i] = (struct td_step_time){.name = name_of(s->kind),
-                                       .i_op = s->i_op,
-                                       .n_ops = is_helper(s->kind) ? 0 : 1,
-                                       .arith = arith_of(s)};
+    for (uint32_t i = 0; out && i < dev->n_phases; i++) {
+        describe(dev, &dev->phases[i], &out[i]);
         if (!dev->clocks) continue;
         out[i].n_runs = dev->clocks[i].n_runs;
         out[i].time_ns = dev->clocks[i].time_ns;
         out[i].wait_ns = dev->clocks[i].wait_ns;
     }
-    return dev->n_steps;
+    return dev->n_phases;
 }
