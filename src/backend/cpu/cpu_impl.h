@@ -129,7 +129,7 @@ struct td_phase {
 #define TD_TILE_OUT 64
 // With at most so many rows a matrix product only reads its weights: claims are smaller, so that
 // the members end together, and who waits fetches the weights that come next.
-#define TD_FEW_ROWS     8
+#define TD_FEW_ROWS     2
 #define TD_TILE_OUT_FEW 32
 // Rows of an expert whose gate and up tiles are held at once.
 #define TD_TILE_ROWS 128
