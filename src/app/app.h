@@ -95,5 +95,7 @@ int td_app_check_model_path(const char *path, struct td_error *err) TD_MUST_CHEC
 bool td_app_shipped_model(char *out, size_t out_bytes);
 // -t, or the CPUs this process may use.
 uint32_t td_app_threads(const struct td_config *cfg);
+// The kernels that will run: "avx512, all 23 functions", and what is generic though it need not be.
+const char *td_app_kernels(const struct td_config *cfg, char *buf, size_t buf_bytes);
 
 #endif

@@ -3,7 +3,6 @@
 #include "app/app.h"
 #include "app/commands.h"
 #include "app/commit.h" // made by tools/commit.cmake
-#include "kernels/kernels.h"
 
 #include <locale.h>
 #include <stdio.h>
@@ -23,12 +22,11 @@
 
 static int version(const struct td_config *cfg)
 {
-    struct td_kernels kernels;
-    td_kernels_get(&kernels, cfg->isa < 0 ? td_isa_native() : (enum td_isa)cfg->isa);
+    char kernels[96];
     printf("tandem %s (%s)\n"
-           "kernels: %s%s\n"
+           "kernels: %s\n"
            "build: %s, %s\n",
-           TD_VERSION, TD_COMMIT, kernels.isa, cfg->isa < 0 ? "" : " (TANDEM_ISA)", TD_BUILD_TYPE,
+           TD_VERSION, TD_COMMIT, td_app_kernels(cfg, kernels, sizeof(kernels)), TD_BUILD_TYPE,
            TD_COMPILER);
     return td_app_flush();
 }

@@ -39,6 +39,33 @@ uint32_t td_app_threads(const struct td_config *cfg)
     return info.n_cpus ? info.n_cpus : 1;
 }
 
+const char *td_app_kernels(const struct td_config *cfg, char *buf, size_t buf_bytes)
+{
+    const enum td_isa isa = cfg->isa < 0 ? td_isa_native() : (enum td_isa)cfg->isa;
+    const char *by = cfg->isa < 0 ? "" : " (TANDEM_ISA)";
+    struct td_kernels mine, generic;
+    td_kernels_get(&mine, isa);
+    td_kernels_get(&generic, TD_ISA_GENERIC);
+    if (strcmp(mine.isa, generic.isa) == 0) {
+        snprintf(buf, buf_bytes, "generic%s%s", by,
+                 td_isa_native() == TD_ISA_GENERIC
+                     ? ": no AVX2 or NEON dot products here, so it is slow"
+                     : "");
+        return buf;
+    }
+    // Behind the name the table holds nothing but functions, all of one size.
+    const size_t begin = offsetof(struct td_kernels, isa) + sizeof(mine.isa);
+    const size_t size = sizeof(mine.add);
+    uint32_t n = 0, n_generic = 0;
+    for (size_t at = begin; at + size <= sizeof(mine); at += size, n++)
+        n_generic += memcmp((const char *)&mine + at, (const char *)&generic + at, size) == 0;
+    if (n_generic)
+        snprintf(buf, buf_bytes, "%s%s, %u of %u functions generic", mine.isa, by, n_generic, n);
+    else
+        snprintf(buf, buf_bytes, "%s%s, all %u functions", mine.isa, by, n);
+    return buf;
+}
+
 uint64_t td_app_kv_bytes(const struct td_spec *spec, uint32_t n_ctx, uint32_t chunk, bool kv_f32)
 {
     uint64_t bytes = 0;

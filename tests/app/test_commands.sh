@@ -6,6 +6,8 @@ M=$DATA/gptoss-tiny.gguf
 
 ok "$TANDEM" --version
 out_has "kernels: "
+# No set leaves a function to the generic code; on this machine or on another.
+! grep -q "functions generic" "$TMP/out" || failed "--version: some functions are generic"
 ok "$TANDEM" --help
 for command in run eval bench inspect tokenize detokenize synth probe key; do
     out_has "  $command "
@@ -148,6 +150,7 @@ says "MB free"
 # probe
 ok "$TANDEM" probe --quick -t 1 -o "$TMP/machine.json"
 out_has "read GB/s"
+out_has "kernels: "
 grep -q read_bytes_per_s "$TMP/machine.json" || failed "probe -o"
 # key: a secret that only its owner can read, never overwritten
 (umask 0 && ok "$TANDEM" key new "$TMP/key")
