@@ -3,7 +3,6 @@
 // byte chooses: bit 0 the connection, bit 1 the version agreed on, bit 2 whether each frame gets
 // its checksums and length made right, so that what lies behind them is reached. Always: what
 // decodes would be written byte for byte the same, and its items lie inside its payload.
-#include "relay/checksum.h"
 #include "relay/wire.h"
 
 #include <stdlib.h>
@@ -41,9 +40,9 @@ static void make_right(uint8_t *header, const uint8_t *payload, size_t left)
     if (size_bytes > left) size_bytes = (uint32_t)(left / 2 + left % 2);
     memcpy(header + 28, &size_bytes, 4);
     memcpy(header, "TDKV", 4);
-    const uint64_t sum = td_checksum(payload, size_bytes);
+    const uint64_t sum = td_wire_sum(payload, size_bytes);
     memcpy(header + 32, &sum, 8);
-    const uint64_t header_sum = td_checksum(header, 40);
+    const uint64_t header_sum = td_wire_sum(header, 40);
     memcpy(header + 40, &header_sum, 8);
 }
 

@@ -43,6 +43,7 @@ lib libutf8proc libutf8proc-dev utf8proc-devel utf8proc
 lib jansson libjansson-dev jansson-devel jansson
 lib libedit libedit-dev libedit-devel libedit
 lib openssl libssl-dev openssl-devel openssl@3
+lib libxxhash libxxhash-dev xxhash-devel xxhash
 lib cmocka libcmocka-dev libcmocka-devel cmocka
 LIST
 }

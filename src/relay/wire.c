@@ -6,10 +6,10 @@
 
 #include "base/bytes.h"
 #include "base/type.h"
-#include "relay/checksum.h"
 
 #include <assert.h>
 #include <string.h>
+#include <xxhash.h>
 
 #define MAGIC 0x564b4454u // "TDKV"
 
@@ -98,6 +98,11 @@ static const char *wrong_field(const struct td_wire_header *h)
     return NULL;
 }
 
+uint64_t td_wire_sum(const void *bytes, size_t size_bytes)
+{
+    return XXH64(bytes, size_bytes, 0);
+}
+
 static void put(uint8_t *out, const void *value, size_t size_bytes)
 {
     memcpy(out, value, size_bytes);
@@ -119,7 +124,7 @@ static void put_header(uint8_t out[TD_WIRE_HEADER_BYTES], const struct td_wire_h
     put(out + AT_N, &h->n, 4);
     put(out + AT_SIZE, &h->size_bytes, 4);
     put(out + AT_SUM, &h->sum, 8);
-    const uint64_t header_sum = td_checksum(out, AT_HEADER_SUM);
+    const uint64_t header_sum = td_wire_sum(out, AT_HEADER_SUM);
     put(out + AT_HEADER_SUM, &header_sum, 8);
 }
 
@@ -127,7 +132,7 @@ void td_wire_seal(uint8_t out[TD_WIRE_HEADER_BYTES], struct td_wire_header *h, c
                   uint32_t size_bytes)
 {
     h->size_bytes = size_bytes;
-    h->sum = td_checksum(payload, size_bytes);
+    h->sum = td_wire_sum(payload, size_bytes);
     put_header(out, h);
 }
 
@@ -149,7 +154,7 @@ int td_wire_get_header(struct td_wire_header *out, const uint8_t in[TD_WIRE_HEAD
     h.size_bytes = td_bytes_u32le(&b);
     h.sum = td_bytes_u64le(&b);
     // Before anything is believed, the length above all.
-    if (td_bytes_u64le(&b) != td_checksum(in, AT_HEADER_SUM))
+    if (td_bytes_u64le(&b) != td_wire_sum(in, AT_HEADER_SUM))
         return td_fail(err, TD_EFORMAT, "relay: a frame's header arrived damaged");
     if (h.version != (is_of_all_versions(h.type) ? 0 : version))
         return td_fail(err, TD_EUNSUP, "relay: a frame of protocol %u where %u was agreed on",
@@ -432,7 +437,7 @@ int td_wire_decode(struct td_wire_msg *out, const struct td_wire_header *h, cons
                    struct td_error *err)
 {
     const char *name = td_wire_type_name(h->type);
-    if (td_checksum(payload, h->size_bytes) != h->sum)
+    if (td_wire_sum(payload, h->size_bytes) != h->sum)
         return td_fail(err, TD_EFORMAT, "relay: a %s frame arrived damaged", name);
     *out = (struct td_wire_msg){.h = *h};
     struct walk w = {.in = td_bytes_of(payload, h->size_bytes)};
@@ -471,7 +476,7 @@ uint64_t td_wire_span_digest(const struct td_wire_header *h)
     put(b + 16, &h->n, 4);
     put(b + 20, &h->size_bytes, 4);
     b[24] = h->kv_type;
-    return td_checksum(b, sizeof(b));
+    return td_wire_sum(b, sizeof(b));
 }
 
 static uint32_t item_u32(const struct td_wire_msg *msg, uint32_t i)

@@ -98,7 +98,7 @@ struct td_wire_header {
     uint32_t pos0;
     uint32_t n;
     uint32_t size_bytes; // of the payload
-    uint64_t sum;        // td_checksum of the payload
+    uint64_t sum;        // td_wire_sum of the payload
 };
 
 struct td_wire_hello {
@@ -140,8 +140,8 @@ struct td_wire_request {
     uint32_t have;     // positions [0, have) are already there
     uint32_t checkpoint_tokens;
     uint32_t flags;
-    uint64_t have_sum;   // td_checksum of token ids [0, have)
-    uint64_t tokens_sum; // td_checksum of all token ids
+    uint64_t have_sum;   // td_wire_sum of token ids [0, have)
+    uint64_t tokens_sum; // td_wire_sum of all token ids
 };
 
 struct td_wire_accept {
@@ -220,6 +220,9 @@ struct td_wire_msg {
     const void *items;
     uint32_t items_bytes;
 };
+
+// XXH64 with seed 0: against bugs, bad memory and bad cables; against people there is TLS.
+uint64_t td_wire_sum(const void *bytes, size_t size_bytes);
 
 // "REQUEST", for people; "?" for an unknown number.
 const char *td_wire_type_name(uint8_t type);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // A link between two ends: who gets in, what arrives, and that every wait ends.
 #include "relay/link_impl.h"
+#include "relay/wire.h"
 
 #include "link_support.h"
-#include "relay/checksum.h"
 
 #include <openssl/evp.h>
 #include <openssl/rsa.h>
@@ -323,7 +323,7 @@ static void *stream_out(void *ctx)
         const uint64_t v = td_rng_u64(&rng);
         memcpy(all + i, &v, 8);
     }
-    s->sum = td_checksum(all, s->n);
+    s->sum = td_wire_sum(all, s->n);
     for (size_t at = 0; at < s->n && !s->code;) {
         size_t n = 1 + td_rng_u64(&rng) % MIB;
         if (n > s->n - at) n = s->n - at;
@@ -345,7 +345,7 @@ static void *stream_in(void *ctx)
         s->code = td_link_read(s->link, all + at, n, &s->err);
         at += n;
     }
-    s->sum = td_checksum(all, s->n);
+    s->sum = td_wire_sum(all, s->n);
     free(all);
     return NULL;
 }
