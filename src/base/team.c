@@ -55,9 +55,13 @@ static void cpu_relax(void)
 #endif
 }
 
-// Returns when *word is no longer `old`.
-static void wait_change(struct td_team *t, _Atomic uint32_t *word, uint32_t old)
+// Returns when *word is no longer `old`. idle may be NULL.
+static void wait_change(struct td_team *t, _Atomic uint32_t *word, uint32_t old,
+                        td_team_idle_fn *idle, void *ctx)
 {
+    while (idle && atomic_load_explicit(word, memory_order_acquire) == old)
+        if (!idle(ctx)) break;
+
     for (uint32_t i = 0; i < N_SPINS + N_YIELDS; i++) {
         if (atomic_load_explicit(word, memory_order_acquire) != old) return;
         if (i < N_SPINS)
@@ -85,6 +89,11 @@ static void change(struct td_team *t, _Atomic uint32_t *word)
 
 void td_team_barrier(struct td_member *me)
 {
+    td_team_barrier_busy(me, NULL, NULL);
+}
+
+void td_team_barrier_busy(struct td_member *me, td_team_idle_fn *idle, void *ctx)
+{
     struct td_team *t = me->team;
     if (t->n == 1) {
         atomic_store_explicit(&t->next_item, 0, memory_order_relaxed);
@@ -98,7 +107,7 @@ void td_team_barrier(struct td_member *me)
         change(t, &t->phase);
         return;
     }
-    wait_change(t, &t->phase, phase);
+    wait_change(t, &t->phase, phase, idle, ctx);
 }
 
 bool td_team_claim(struct td_member *me, uint32_t n_items, uint32_t *item_out)
@@ -116,7 +125,7 @@ static void *member_main(void *arg)
     struct td_team *t = me->team;
     uint32_t seen = 0;
     for (;;) {
-        wait_change(t, &t->generation, seen);
+        wait_change(t, &t->generation, seen, NULL, NULL);
         seen++;
         if (t->is_closing) return NULL;
         t->fn(t->ctx, me);

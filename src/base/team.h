@@ -31,6 +31,10 @@ void td_team_run(struct td_team *team, td_team_fn *fn, void *ctx);
 
 // Waits until every member is here. All writes before it are seen by all after it.
 void td_team_barrier(struct td_member *me);
+// The same; while it waits it calls idle(ctx) again and again until that returns false. One call
+// should take less than a microsecond, since the others may be there meanwhile.
+typedef bool td_team_idle_fn(void *ctx);
+void td_team_barrier_busy(struct td_member *me, td_team_idle_fn *idle, void *ctx);
 
 // Hands out 0, 1, 2 ... n_items - 1, each once, in ascending order, to whoever asks; returns false
 // when none are left. The round starts anew after each td_team_barrier.

@@ -129,6 +129,51 @@ static void test_sleepers_wake(void **state)
     }
 }
 
+// While a member waits its idle function is called until it has enough.
+struct idler {
+    uint32_t n_calls, enough;
+    _Atomic uint32_t *n_all; // may be NULL
+};
+
+static bool idle(void *ctx)
+{
+    struct idler *me = ctx;
+    if (me->n_all) atomic_fetch_add(me->n_all, 1);
+    return ++me->n_calls < me->enough;
+}
+
+struct busy {
+    _Atomic uint32_t n_bad;
+    _Atomic uint32_t n_idle_calls;
+};
+
+static void wait_busily(void *ctx, struct td_member *me)
+{
+    struct busy *b = ctx;
+    struct idler few = {.enough = 3};
+    struct idler many = {.enough = UINT32_MAX, .n_all = &b->n_idle_calls};
+    td_team_barrier_busy(me, idle, &few);
+    if (few.n_calls > 3) atomic_fetch_add(&b->n_bad, 1);
+    // The leader comes only when others have idled for a while: the last of two, it need not wait.
+    while (me->id == 0 && me->n > 1 && atomic_load(&b->n_idle_calls) < 1000) nap();
+    td_team_barrier_busy(me, idle, &many);
+    if (me->id == 0 && me->n == 2 && many.n_calls != 0) atomic_fetch_add(&b->n_bad, 1);
+    td_team_barrier_busy(me, NULL, NULL);
+}
+
+static void test_busy_waiting(void **state)
+{
+    (void)state;
+    for (uint32_t n = 1; n <= MAX_THREADS; n++) {
+        struct td_team *team;
+        struct busy b = {0};
+        assert_int_equal(td_team_open(&team, n, NULL), TD_OK);
+        td_team_run(team, wait_busily, &b);
+        assert_int_equal(b.n_bad, 0);
+        td_team_close(team);
+    }
+}
+
 static void claim_none(void *ctx, struct td_member *me)
 {
     uint32_t item;
@@ -159,9 +204,8 @@ static void test_edges(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_claims),
-        cmocka_unit_test(test_barrier),
-        cmocka_unit_test(test_sleepers_wake),
+        cmocka_unit_test(test_claims),        cmocka_unit_test(test_barrier),
+        cmocka_unit_test(test_sleepers_wake), cmocka_unit_test(test_busy_waiting),
         cmocka_unit_test(test_edges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -127,6 +127,8 @@ struct td_phase {
 
 // Output columns of one claim in a matrix product, at most; a multiple of TD_QK.
 #define TD_TILE_OUT 64
+// Bytes of the next matrix that who waits fetches at most: a part of a second-level cache.
+#define TD_AHEAD_BYTES ((size_t)256 * 1024)
 // With at most so many rows a matrix product only reads its weights: claims are smaller, so that
 // the members end together, and who waits fetches the weights that come next.
 #define TD_FEW_ROWS     2
@@ -147,9 +149,9 @@ struct td_scratch {
     float *tile;    // 2 x (TD_TILE_ROWS, TD_TILE_OUT)
     const void **x; // (max_rows)
     float **y;      // (max_rows)
-    // What this member fetched ahead: bytes [0, n_ahead) of the matrix at `ahead`.
+    // What this member fetches while it waits: bytes [0, n_ahead) of `ahead` are done.
     const uint8_t *ahead;
-    size_t n_ahead;
+    size_t n_ahead, max_ahead;
 };
 
 // What was measured of one phase; only while times are taken.
@@ -227,6 +229,8 @@ uint32_t td_cpu_step_times(const struct td_device *dev, struct td_step_time *out
 
 // Work items of an expert step and one item of it (exec_moe.c).
 uint32_t td_cpu_moe_items(const struct td_device *dev, const struct td_step *s, uint32_t n_rows);
+// Where the down step that follows a GLU step begins to read.
+const uint8_t *td_cpu_moe_first(const struct td_device *dev, const struct td_step *down);
 void td_cpu_moe_item(struct td_device *dev, const struct td_step *s, uint32_t i, uint32_t n_rows,
                      struct td_scratch *scratch);
 

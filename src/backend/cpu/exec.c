@@ -314,6 +314,41 @@ static uint64_t note_times(struct td_device *dev, uint32_t i_phase, uint64_t beg
     return end_ns;
 }
 
+// A kilobyte more of what comes next; false when that is enough. With few rows every phase waits
+// for weights, so a member that waits for others does best by fetching them.
+static bool fetch_ahead(void *ctx)
+{
+    struct td_scratch *scratch = ctx;
+    const size_t end = scratch->n_ahead + 1024;
+    if (end > scratch->max_ahead) return false;
+    for (; scratch->n_ahead < end; scratch->n_ahead += 64)
+        __builtin_prefetch(scratch->ahead + scratch->n_ahead, 0, 2);
+    return true;
+}
+
+// Sets what is to be fetched after phase p; goes on where it stopped if that is the same as before.
+static bool aim_ahead(const struct td_device *dev, const struct td_phase *p,
+                      struct td_scratch *scratch)
+{
+    const struct td_step *s = &dev->steps[p->first];
+    const uint8_t *next;
+    td_weight w = p->next;
+    if (w != TD_NO_WEIGHT) {
+        next = td_cpu_weight(dev, w)->data;
+    } else if (s->kind == TD_STEP_EXPERTS_GLU && s[1].kind == TD_STEP_EXPERTS_DOWN) {
+        w = s[1].op->w;
+        next = td_cpu_moe_first(dev, &s[1]);
+    } else {
+        return false;
+    }
+    if (next != scratch->ahead) scratch->n_ahead = 0;
+    scratch->ahead = next;
+    const struct td_weight_info *info = td_cpu_weight(dev, w);
+    const size_t left = info->size_bytes - (size_t)(next - info->data);
+    scratch->max_ahead = left < TD_AHEAD_BYTES ? left : TD_AHEAD_BYTES;
+    return true;
+}
+
 static void walk(void *ctx, struct td_member *me)
 {
     struct td_device *dev = ctx;
@@ -331,7 +366,10 @@ static void walk(void *ctx, struct td_member *me)
             atomic_load_explicit(dev->watch->cancel, memory_order_relaxed))
             atomic_store_explicit(&dev->stop_after, i_phase, memory_order_relaxed);
         if (dev->is_timed) dev->done_ns[(size_t)i_phase * me->n + me->id] = td_clock_ns();
-        td_team_barrier(me);
+        if (n_rows <= TD_FEW_ROWS && aim_ahead(dev, p, &dev->scratch[me->id]))
+            td_team_barrier_busy(me, fetch_ahead, &dev->scratch[me->id]);
+        else
+            td_team_barrier(me);
         if (dev->is_timed && me->id == 0) begin_ns = note_times(dev, i_phase, begin_ns);
         // A member that is late here may already see the stop of a later phase; only its own
         // counts, so that all leave after the same barrier.

@@ -175,6 +175,11 @@ static void combine_row(struct td_device *dev, const struct td_op *op, uint32_t 
     for (uint32_t i = 1; i < op->k; i++) dev->k.madd(y, down + (size_t)i * n, weights[i], n);
 }
 
+const uint8_t *td_cpu_moe_first(const struct td_device *dev, const struct td_step *down)
+{
+    return expert_rows(td_cpu_weight(dev, down->op->w), dev->active[0], 0);
+}
+
 uint32_t td_cpu_moe_items(const struct td_device *dev, const struct td_step *s, uint32_t n_rows)
 {
     switch (s->kind) {

@@ -271,7 +271,7 @@ static int make_phases(struct td_device *dev, struct td_error *err)
     td_weight next = TD_NO_WEIGHT;
     for (uint32_t i = dev->n_phases; i-- > 0;) {
         const struct td_step *s = &dev->steps[dev->phases[i].first];
-        dev->phases[i].next = next;
+        dev->phases[i].next = s->kind == TD_STEP_EXPERTS_GLU ? TD_NO_WEIGHT : next;
         if (s->kind == TD_STEP_LINEAR)
             next = s->op->w;
         else if (s->kind == TD_STEP_EXPERTS_GLU)
