@@ -204,6 +204,7 @@ static void take_neon(struct td_kernels *k)
     k->attend_f32 = td_attend_f32_neon;
     if (has_i8mm()) {
         k->mm_mxfp4_q8 = td_mm_mxfp4_q8_i8mm;
+        k->mm_q8_0_q16 = td_mm_q8_0_q16_i8mm;
     }
 }
 #endif

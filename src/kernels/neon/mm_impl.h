@@ -6,6 +6,8 @@
 
 #include "kernels/neon/vec_impl.h"
 
+#include <stdbool.h>
+
 #define LANES     8
 #define TILE_ROWS 4 // activation rows that share a pass over a panel
 
@@ -79,6 +81,62 @@ INLINE void half_block(int n, int32x4_t (*sum)[2], const uint8_t *p, const int8x
     STEP(1);
     STEP(2);
     STEP(3);
+}
+
+// Four rows by eight outputs as SMMLA leaves them: [pair of rows][pair of outputs], and within, of
+// the first output the two rows, then of the second.
+struct pairs {
+    float32x4_t v[2][4];
+};
+
+// From n <= 4 rows of y, or from 0 on; the last row stands in for those that are not there.
+INLINE struct pairs load_pairs(float *const *y, uint32_t n, uint32_t n_out, bool from_0)
+{
+    struct pairs acc;
+    TD_UNROLL
+    for (uint32_t j = 0; j < 2; j++) {
+        TD_UNROLL
+        for (int i = 0; i < 4; i++) acc.v[j][i] = vdupq_n_f32(0.0f);
+        if (from_0) continue;
+        const struct f32x8 y0 = load_y(y[td_min_u32(2 * j, n - 1)], n_out);
+        const struct f32x8 y1 = load_y(y[td_min_u32(2 * j + 1, n - 1)], n_out);
+        TD_UNROLL
+        for (int g = 0; g < 2; g++) {
+            acc.v[j][2 * g] = vzip1q_f32(y0.v[g], y1.v[g]);
+            acc.v[j][2 * g + 1] = vzip2q_f32(y0.v[g], y1.v[g]);
+        }
+    }
+    return acc;
+}
+
+INLINE void store_pairs(float *const *y, uint32_t n, uint32_t n_out, const struct pairs *acc)
+{
+    for (uint32_t r = 0; r < n; r++) {
+        const float32x4_t *a = acc->v[r / 2];
+        const struct f32x8 even = {{vuzp1q_f32(a[0], a[1]), vuzp1q_f32(a[2], a[3])}};
+        const struct f32x8 odd = {{vuzp2q_f32(a[0], a[1]), vuzp2q_f32(a[2], a[3])}};
+        store_y(y[r], r % 2 ? odd : even, n_out);
+    }
+}
+
+// acc = fmaf(dw * dx, sum, acc); dw: eight scales, dx: of row r at row[r] + i_d.
+INLINE void add_pairs(struct pairs *acc, const int32x4_t sum[2][4], const uint8_t *dw,
+                      const uint8_t *const *row, size_t i_d)
+{
+    TD_UNROLL
+    for (int j = 0; j < 2; j++) {
+        const float dx[4] = {td_load_f32(row[2 * j] + i_d), td_load_f32(row[2 * j + 1] + i_d),
+                             td_load_f32(row[2 * j] + i_d), td_load_f32(row[2 * j + 1] + i_d)};
+        const float32x4_t dxj = vld1q_f32(dx);
+        TD_UNROLL
+        for (int g = 0; g < 2; g++) {
+            const float32x4_t d = vreinterpretq_f32_u8(vld1q_u8(dw + 16 * g));
+            float32x4_t *a = &acc->v[j][2 * g];
+            a[0] = vfmaq_f32(a[0], vmulq_f32(vzip1q_f32(d, d), dxj), vcvtq_f32_s32(sum[j][2 * g]));
+            a[1] =
+                vfmaq_f32(a[1], vmulq_f32(vzip2q_f32(d, d), dxj), vcvtq_f32_s32(sum[j][2 * g + 1]));
+        }
+    }
 }
 
 // Fewer than eight outputs: their rows are copied, the last one repeated to make eight.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Q8_0 weights by 16-bit activations, for Arm with SDOT.
+// Q8_0 weights by 16-bit activations, for Arm with SDOT, and with SMMLA where there is i8mm.
 //
 // An activation is 256 * high + 128 + low, both signed bytes, so a product with SDOT is
 //   256 * sum(high * w) + sum(low * w) + 128 * sum(w):
@@ -7,7 +7,9 @@
 // SMLAL, which moreover many cores start only once a cycle. Eight outputs together, in the lanes of
 // two vectors, as in mm_q8.c, and again two ways to their integer sums:
 //   one row:   weights stay as they are in the file; SDOT by ones sums them;
-//   many rows: the panel carries 128 * sum(w) with every block; four SDOT are left.
+//   many rows: the panel carries 128 * sum(w) with every block; four SDOT are left, or two SMMLA,
+//              which multiply two rows of eight by two rows of eight at once. Their panel has pairs
+//              of outputs, their sums are 2 x 2.
 #include "kernels/neon/neon.h"
 
 #if defined(__aarch64__)
@@ -77,29 +79,66 @@ INLINE struct f32x8 one_row(const struct rows8 *w, const uint8_t *q, const float
     return acc;
 }
 
-INLINE void unpack(uint8_t *panel, const struct rows8 *w)
+// Eight weight rows as they go into the panel: each block's codes by put, then what all ways share.
+INLINE void unpack_by(void (*put)(uint8_t *panel, const int8x16_t *lo, const int8x16_t *hi),
+                      uint8_t *panel, const struct rows8 *w)
 {
     const int8x16_t by128 = vdupq_n_s8(-128);
     const uint8_t *p = w->p;
     for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_Q8_0_BYTES, panel += PANEL_BLOCK_BYTES) {
         const struct f32x8 d = scales8(p, w->stride);
+        int8x16_t lo[8], hi[8];
+        int32x4_t v[8];
+        TD_UNROLL
+        for (int i = 0; i < 8; i++) {
+            const uint8_t *row = p + (size_t)i * w->stride;
+            lo[i] = load_s8(row + 2);
+            hi[i] = load_s8(row + 18);
+            v[i] = DOT(DOT(vdupq_n_s32(0), lo[i], by128), hi[i], by128);
+        }
+        put(panel, lo, hi);
         TD_UNROLL
         for (int g = 0; g < 2; g++) {
-            int8x16_t lo[4], hi[4];
-            int32x4_t v[4];
-            TD_UNROLL
-            for (int i = 0; i < 4; i++) {
-                const uint8_t *row = p + (size_t)(4 * g + i) * w->stride;
-                lo[i] = load_s8(row + 2);
-                hi[i] = load_s8(row + 18);
-                v[i] = DOT(DOT(vdupq_n_s32(0), lo[i], by128), hi[i], by128);
-            }
-            transpose4(panel + 16 * g, lo);
-            transpose4(panel + 128 + 16 * g, hi);
             vst1q_u8(panel + 256 + 16 * g, vreinterpretq_u8_f32(d.v[g]));
-            vst1q_u8(panel + 288 + 16 * g, vreinterpretq_u8_s32(vnegq_s32(sums4(v))));
+            vst1q_u8(panel + 288 + 16 * g, vreinterpretq_u8_s32(vnegq_s32(sums4(v + 4 * g))));
         }
     }
+}
+
+INLINE void put_dwords(uint8_t *panel, const int8x16_t *lo, const int8x16_t *hi)
+{
+    TD_UNROLL
+    for (int g = 0; g < 2; g++) {
+        transpose4(panel + 16 * g, lo + 4 * g);
+        transpose4(panel + 128 + 16 * g, hi + 4 * g);
+    }
+}
+
+TARGET static void unpack(uint8_t *panel, const struct rows8 *w)
+{
+    unpack_by(put_dwords, panel, w);
+}
+
+// For each eight elements, four pairs of outputs.
+INLINE void put_pairs(uint8_t *panel, const int8x16_t *lo, const int8x16_t *hi)
+{
+    TD_UNROLL
+    for (int h = 0; h < 2; h++) {
+        const int8x16_t *v = h ? hi : lo;
+        TD_UNROLL
+        for (int i = 0; i < 4; i++) {
+            const int64x2_t even = vreinterpretq_s64_s8(v[2 * i]);
+            const int64x2_t odd = vreinterpretq_s64_s8(v[2 * i + 1]);
+            uint8_t *out = panel + 128 * h + 16 * i;
+            vst1q_u8(out, vreinterpretq_u8_s64(vzip1q_s64(even, odd)));
+            vst1q_u8(out + 64, vreinterpretq_u8_s64(vzip2q_s64(even, odd)));
+        }
+    }
+}
+
+TARGET static void unpack_pairs(uint8_t *panel, const struct rows8 *w)
+{
+    unpack_by(put_pairs, panel, w);
 }
 
 // What a tile needs besides its rows.
@@ -180,11 +219,62 @@ TARGET static void tile_any(uint32_t n, const struct tile *t, float *const *y, c
     }
 }
 
-TARGET void td_mm_q8_0_q16_neon(float *const *y, const void *w, const void *const *x, uint32_t n_in,
-                                uint32_t n_out, uint32_t n_rows, void *scratch)
+// Panel of pairs times four activation rows, two by two; of which the caller may want fewer.
+TARGET_I8MM static void tile_pairs(uint32_t n, const struct tile *t, float *const *y,
+                                   const void *const *x)
+{
+    const uint8_t *row[TILE_ROWS];
+    for (uint32_t r = 0; r < TILE_ROWS; r++) row[r] = x[td_min_u32(r, n - 1)];
+    struct pairs acc = load_pairs(y, n, t->n_out, t->w->first == 0);
+    const uint8_t *p = t->panel;
+    size_t i_q = (size_t)t->w->first * TD_QK * 2;
+    size_t i_d = (size_t)t->n_in * 2 + (size_t)t->w->first * 4;
+    for (uint32_t b = 0; b < t->w->n_blocks; b++, p += PANEL_BLOCK_BYTES, i_d += 4) {
+        int32x4_t high[2][4], low[2][4];
+        TD_UNROLL
+        for (int i = 0; i < 4; i++) {
+            // 128 * sum(w) of output 2 * i for both rows, then of the next output.
+            const int32x4_t sum_w = vreinterpretq_s32_u8(vld1q_u8(p + 288 + 16 * (i / 2)));
+            high[0][i] = high[1][i] = vdupq_n_s32(0);
+            low[0][i] = low[1][i] = i % 2 ? vzip2q_s32(sum_w, sum_w) : vzip1q_s32(sum_w, sum_w);
+        }
+        // Not unrolled: gcc would load all activations first and spill the sums.
+        for (int k = 0; k < 4; k++, i_q += 16) {
+            TD_UNROLL
+            for (int j = 0; j < 2; j++) {
+                // Eight activations of two rows: all high bytes, all low bytes.
+                const int8x16_t a = load_s8(row[2 * j] + i_q);
+                const int8x16_t c = load_s8(row[2 * j + 1] + i_q);
+                const int8x16_t x_high = vuzp2q_s8(a, c);
+                const int8x16_t x_low = veorq_s8(vuzp1q_s8(a, c), vdupq_n_s8(-128));
+                TD_UNROLL
+                for (int i = 0; i < 4; i++) {
+                    const int8x16_t w = load_s8(p + 64 * k + 16 * i);
+                    high[j][i] = matmul_2x8(high[j][i], w, x_high);
+                    low[j][i] = matmul_2x8(low[j][i], w, x_low);
+                }
+            }
+        }
+        TD_UNROLL
+        for (int i = 0; i < 4; i++) {
+            low[0][i] = vaddq_s32(low[0][i], vshlq_n_s32(high[0][i], 8));
+            low[1][i] = vaddq_s32(low[1][i], vshlq_n_s32(high[1][i], 8));
+        }
+        add_pairs(&acc, low, p + 256, row, i_d);
+    }
+    store_pairs(y, n, t->n_out, &acc);
+}
+
+// How a panel is made and used.
+struct way {
+    void (*unpack)(uint8_t *panel, const struct rows8 *w);
+    void (*tile)(uint32_t n, const struct tile *t, float *const *y, const void *const *x);
+};
+
+INLINE void mm(const struct way *way, float *const *y, const uint8_t *w, const void *const *x,
+               uint32_t n_in, uint32_t n_out, uint32_t n_rows, struct scratch *s)
 {
     assert(n_in % TD_QK == 0);
-    struct scratch *s = scratch;
     const uint32_t n_blocks = n_in / TD_QK;
     const size_t stride = n_blocks * TD_Q8_0_BYTES;
     const uint32_t n = td_min_u32(n_out, LANES);
@@ -193,7 +283,7 @@ TARGET void td_mm_q8_0_q16_neon(float *const *y, const void *w, const void *cons
         // The last group moves back to be whole; its first outputs are written twice.
         const uint32_t o = td_min_u32(i, n_out - n);
         for (uint32_t b = 0; b < n_blocks; b += step) {
-            struct rows8 g = {(const uint8_t *)w + o * stride + b * TD_Q8_0_BYTES, stride, b,
+            struct rows8 g = {w + o * stride + b * TD_Q8_0_BYTES, stride, b,
                               td_min_u32(step, n_blocks - b)};
             if (n < LANES) copy_rows(TD_Q8_0_BYTES, s->copy, &g, n);
             if (n_rows == 1) {
@@ -205,15 +295,29 @@ TARGET void td_mm_q8_0_q16_neon(float *const *y, const void *w, const void *cons
                 continue;
             }
             const struct tile t = {s->panel, &g, n_in, n};
-            unpack(s->panel, &g);
+            way->unpack(s->panel, &g);
             for (uint32_t r = 0; r < n_rows; r += TILE_ROWS) {
                 float *yo[TILE_ROWS];
                 const uint32_t n_r = td_min_u32(n_rows - r, TILE_ROWS);
                 for (uint32_t j = 0; j < n_r; j++) yo[j] = y[r + j] + o;
-                tile_any(n_r, &t, yo, x + r);
+                way->tile(n_r, &t, yo, x + r);
             }
         }
     }
+}
+
+TARGET void td_mm_q8_0_q16_neon(float *const *y, const void *w, const void *const *x, uint32_t n_in,
+                                uint32_t n_out, uint32_t n_rows, void *scratch)
+{
+    static const struct way sdot = {unpack, tile_any};
+    mm(&sdot, y, w, x, n_in, n_out, n_rows, scratch);
+}
+
+TARGET void td_mm_q8_0_q16_i8mm(float *const *y, const void *w, const void *const *x, uint32_t n_in,
+                                uint32_t n_out, uint32_t n_rows, void *scratch)
+{
+    static const struct way smmla = {unpack_pairs, tile_pairs};
+    mm(&smmla, y, w, x, n_in, n_out, n_rows, scratch);
 }
 
 #endif

@@ -184,21 +184,8 @@ TARGET_I8MM static void tile_pairs(uint32_t n, const struct tile *t, float *cons
                                    const void *const *x)
 {
     const uint8_t *row[TILE_ROWS];
-    float32x4_t acc[2][4]; // pair of rows, pair of outputs
     for (uint32_t r = 0; r < TILE_ROWS; r++) row[r] = x[td_min_u32(r, n - 1)];
-    TD_UNROLL
-    for (int j = 0; j < 2; j++) {
-        TD_UNROLL
-        for (int i = 0; i < 4; i++) acc[j][i] = vdupq_n_f32(0.0f);
-        if (t->w->first == 0) continue;
-        const struct f32x8 y0 = load_y(y[td_min_u32(2 * (uint32_t)j, n - 1)], t->n_out);
-        const struct f32x8 y1 = load_y(y[td_min_u32(2 * (uint32_t)j + 1, n - 1)], t->n_out);
-        TD_UNROLL
-        for (int g = 0; g < 2; g++) {
-            acc[j][2 * g] = vzip1q_f32(y0.v[g], y1.v[g]);
-            acc[j][2 * g + 1] = vzip2q_f32(y0.v[g], y1.v[g]);
-        }
-    }
+    struct pairs acc = load_pairs(y, n, t->n_out, t->w->first == 0);
     const uint8_t *p = t->panel;
     size_t i_q = (size_t)t->w->first * TD_QK;
     size_t i_d = t->n_in + (size_t)t->w->first * 4;
@@ -221,27 +208,9 @@ TARGET_I8MM static void tile_pairs(uint32_t n, const struct tile *t, float *cons
                 sum[1][i] = matmul_2x8(sum[1][i], wi, xk[1]);
             }
         }
-        TD_UNROLL
-        for (int j = 0; j < 2; j++) {
-            const float dx[4] = {td_load_f32(row[2 * j] + i_d), td_load_f32(row[2 * j + 1] + i_d),
-                                 td_load_f32(row[2 * j] + i_d), td_load_f32(row[2 * j + 1] + i_d)};
-            const float32x4_t dxj = vld1q_f32(dx);
-            TD_UNROLL
-            for (int g = 0; g < 2; g++) {
-                const float32x4_t dw = vreinterpretq_f32_u8(vld1q_u8(p + 256 + 16 * g));
-                acc[j][2 * g] = vfmaq_f32(acc[j][2 * g], vmulq_f32(vzip1q_f32(dw, dw), dxj),
-                                          vcvtq_f32_s32(sum[j][2 * g]));
-                acc[j][2 * g + 1] = vfmaq_f32(acc[j][2 * g + 1], vmulq_f32(vzip2q_f32(dw, dw), dxj),
-                                              vcvtq_f32_s32(sum[j][2 * g + 1]));
-            }
-        }
+        add_pairs(&acc, sum, p + 256, row, i_d);
     }
-    for (uint32_t r = 0; r < n; r++) {
-        const float32x4_t *a = acc[r / 2];
-        const struct f32x8 even = {{vuzp1q_f32(a[0], a[1]), vuzp1q_f32(a[2], a[3])}};
-        const struct f32x8 odd = {{vuzp2q_f32(a[0], a[1]), vuzp2q_f32(a[2], a[3])}};
-        store_y(y[r], r % 2 ? odd : even, t->n_out);
-    }
+    store_pairs(y, n, t->n_out, &acc);
 }
 
 INLINE void mm(const struct way *way, float *const *y, const uint8_t *w, const void *const *x,
