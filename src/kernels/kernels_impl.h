@@ -37,6 +37,16 @@ static inline float td_load_f32(const void *p)
     return v;
 }
 
+// Asks for n_bytes from p on to come into the cache; p may lie behind the end of what there is.
+// With one activation row memory is the limit, and weight rows read side by side are more streams
+// than the hardware prefetcher follows. Side by side the rows are also one run of bytes: so a
+// kernel asks for the next group's run while it computes this one, a block's share per block, and
+// for the first group's all at once.
+static inline __attribute__((always_inline)) void td_fetch(const uint8_t *p, size_t n_bytes)
+{
+    for (size_t i = 0; i < n_bytes; i += 64) __builtin_prefetch(p + i, 0, 3);
+}
+
 // 2^(e - 128) for each E8M0 byte, as the bits of a binary32: the scale that goes with doubled E2M1
 // values. e = 0 and 1 are subnormal and exact; e = 255 is NaN (OCP MX 1.0, 5.4.1).
 extern const uint32_t td_e8m0_half[256];

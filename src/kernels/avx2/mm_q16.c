@@ -26,11 +26,10 @@ struct scratch {
 _Static_assert(sizeof(struct scratch) <= TD_MM_SCRATCH_BYTES, "fits");
 
 // Scales of one block of the eight rows, through memory: the load and store ports idle here.
-INLINE __m256 scales8(const uint8_t *p, size_t stride)
+INLINE void gather8(uint16_t *out, const uint8_t *p, size_t stride)
 {
-    uint16_t d[LANES];
-    for (int o = 0; o < LANES; o++) d[o] = td_load_u16(p + (size_t)o * stride);
-    return _mm256_cvtph_ps(load128(d));
+    TD_UNROLL
+    for (int o = 0; o < LANES; o++) out[o] = td_load_u16(p + (size_t)o * stride);
 }
 
 // Eight partial sums of one block of one row.
@@ -41,18 +40,21 @@ INLINE __m256i products(const uint8_t *p, __m256i x_lo, __m256i x_hi)
 }
 
 // Products of the rows with one activation row (q, d: from the rows' first block), from acc on.
-INLINE __m256 one_row(const struct rows8 *w, const int16_t *q, const float *d, __m256 acc)
+// ahead: see td_fetch.
+INLINE __m256 one_row(const struct rows8 *w, const int16_t *q, const float *d, const uint8_t *ahead,
+                      __m256 acc)
 {
     enum { BATCH = 16 }; // blocks whose scales are fetched ahead, so that their stores have landed
-    float scale[BATCH * LANES];
+    uint16_t d16[BATCH][LANES];
     for (uint32_t b0 = 0; b0 < w->n_blocks; b0 += BATCH) {
         const uint32_t b1 = td_min_u32(b0 + BATCH, w->n_blocks);
         const uint8_t *p = w->p + b0 * TD_Q8_0_BYTES;
         for (uint32_t b = b0; b < b1; b++, p += TD_Q8_0_BYTES) {
-            _mm256_storeu_ps(scale + (b - b0) * LANES, scales8(p, w->stride));
+            gather8(d16[b - b0], p, w->stride);
         }
         p = w->p + b0 * TD_Q8_0_BYTES;
         for (uint32_t b = b0; b < b1; b++, p += TD_Q8_0_BYTES) {
+            td_fetch(ahead + b * LANES * TD_Q8_0_BYTES, LANES * TD_Q8_0_BYTES);
             const __m256i x_lo = load256(q + b * TD_QK);
             const __m256i x_hi = load256(q + b * TD_QK + 16);
             __m256i v[4]; // v[i]: rows i and i + 4, four partial sums each
@@ -63,7 +65,7 @@ INLINE __m256 one_row(const struct rows8 *w, const int16_t *q, const float *d, _
                 v[i] = _mm256_add_epi32(_mm256_blend_epi32(even, odd, 0xf0),
                                         _mm256_permute2x128_si256(even, odd, 0x21));
             }
-            const __m256 dw = _mm256_loadu_ps(scale + (b - b0) * LANES);
+            const __m256 dw = _mm256_cvtph_ps(load128(d16[b - b0]));
             acc = _mm256_fmadd_ps(_mm256_mul_ps(dw, _mm256_set1_ps(d[b])),
                                   _mm256_cvtepi32_ps(sums8(v)), acc);
         }
@@ -97,7 +99,9 @@ INLINE void unpack(uint8_t *panel, const struct rows8 *w)
     for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_Q8_0_BYTES, panel += PANEL_BLOCK_BYTES) {
         unpack_half(panel, p + 2, w->stride);
         unpack_half(panel + 256, p + 18, w->stride);
-        const __m256 scale = scales8(p, w->stride);
+        uint16_t d16[LANES];
+        gather8(d16, p, w->stride);
+        const __m256 scale = _mm256_cvtph_ps(load128(d16));
         memcpy(panel + 512, &scale, sizeof(scale));
     }
 }
@@ -166,9 +170,11 @@ TARGET void td_mm_q8_0_q16_avx2(float *const *y, const void *w, const void *cons
     const size_t stride = n_blocks * TD_Q8_0_BYTES;
     const uint32_t n = td_min_u32(n_out, LANES);
     const uint32_t step = n < LANES ? COPY_BLOCKS : n_rows == 1 ? n_blocks : PANEL_BLOCKS;
+    if (n_rows == 1) td_fetch(w, n * stride);
     for (uint32_t i = 0; i < n_out; i += LANES) {
         // The last group moves back to be whole; its first outputs are written twice.
         const uint32_t o = td_min_u32(i, n_out - n);
+        const uint8_t *ahead = (const uint8_t *)w + td_min_u32(i + LANES, n_out - n) * stride;
         for (uint32_t b = 0; b < n_blocks; b += step) {
             struct rows8 g = {(const uint8_t *)w + o * stride + b * TD_Q8_0_BYTES, stride, b,
                               td_min_u32(step, n_blocks - b)};
@@ -176,7 +182,9 @@ TARGET void td_mm_q8_0_q16_avx2(float *const *y, const void *w, const void *cons
             if (n_rows == 1) {
                 const int16_t *q = x[0];
                 const __m256 acc = b ? load_n(y[0] + o, n) : _mm256_setzero_ps();
-                store_n(y[0] + o, one_row(&g, q + (size_t)b * TD_QK, td_q16_d(q, n_in) + b, acc),
+                store_n(y[0] + o,
+                        one_row(&g, q + (size_t)b * TD_QK, td_q16_d(q, n_in) + b,
+                                ahead + b * LANES * TD_Q8_0_BYTES, acc),
                         n);
                 continue;
             }

@@ -58,13 +58,15 @@ INLINE __m256i excess(int32_t s)
 // Scales of one block of the eight rows, through memory: the load and store ports idle here.
 INLINE void scales8(float *out, const uint8_t *p, size_t stride)
 {
+    TD_UNROLL
     for (int o = 0; o < LANES; o++) {
         memcpy(out + o, &td_e8m0_half[p[(size_t)o * stride]], sizeof(float));
     }
 }
 
-// Products of the rows with one activation row, from acc on.
-INLINE __m256 few_rows(const struct rows8 *w, const void *x, uint32_t n_in, __m256 acc)
+// Products of the rows with one activation row, from acc on. ahead: see td_fetch.
+INLINE __m256 few_rows(const struct rows8 *w, const void *x, uint32_t n_in, const uint8_t *ahead,
+                       __m256 acc)
 {
     enum { BATCH = 16 }; // blocks whose scales are fetched ahead, so that their stores have landed
     const int8_t *q = (const int8_t *)x + (size_t)w->first * TD_QK;
@@ -79,6 +81,7 @@ INLINE __m256 few_rows(const struct rows8 *w, const void *x, uint32_t n_in, __m2
         }
         p = w->p + b0 * TD_MXFP4_BYTES;
         for (uint32_t b = b0; b < b1; b++, p += TD_MXFP4_BYTES) {
+            td_fetch(ahead + b * LANES * TD_MXFP4_BYTES, LANES * TD_MXFP4_BYTES);
             const __m256i x_lo = _mm256_broadcastsi128_si256(load128(q + b * TD_QK));
             const __m256i x_hi = _mm256_broadcastsi128_si256(load128(q + b * TD_QK + 16));
             __m256i v[4]; // v[i]: rows i and i + 4, four partial sums each
@@ -195,9 +198,11 @@ TARGET void td_mm_mxfp4_q8_avx2(float *const *y, const void *w, const void *cons
     const uint32_t n_blocks = n_in / TD_QK;
     const size_t stride = n_blocks * TD_MXFP4_BYTES;
     const uint32_t n = td_min_u32(n_out, LANES);
+    if (n_rows < MIN_PANEL_ROWS) td_fetch(w, n * stride);
     for (uint32_t i = 0; i < n_out; i += LANES) {
         // The last group moves back to be whole; its first outputs are written twice.
         const uint32_t o = td_min_u32(i, n_out - n);
+        const uint8_t *ahead = (const uint8_t *)w + td_min_u32(i + LANES, n_out - n) * stride;
         uint32_t step = n_rows < MIN_PANEL_ROWS ? n_blocks : PANEL_BLOCKS;
         if (n < LANES) step = COPY_BLOCKS;
         for (uint32_t b = 0; b < n_blocks; b += step) {
@@ -216,7 +221,9 @@ TARGET void td_mm_mxfp4_q8_avx2(float *const *y, const void *w, const void *cons
                 }
                 for (uint32_t j = 0; j < n_r; j++) {
                     __m256 acc = b ? load_n(yo[j], n) : _mm256_setzero_ps();
-                    store_n(yo[j], few_rows(&g, x[r + j], n_in, acc), n);
+                    store_n(yo[j],
+                            few_rows(&g, x[r + j], n_in, ahead + b * LANES * TD_MXFP4_BYTES, acc),
+                            n);
                 }
             }
         }

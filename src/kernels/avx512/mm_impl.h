@@ -82,6 +82,14 @@ struct rows16 {
     uint32_t n_blocks;
 };
 
+// Many rows: a panel's rows are fetched while the panel before is used, tile i of n its share.
+INLINE void fetch_share(const uint8_t *p, size_t stride, size_t n_bytes, uint32_t i, uint32_t n)
+{
+    const uint32_t n_rows = GROUPS * LANES;
+    for (uint32_t r = n_rows * i / n; r < n_rows * (i + 1) / n; r++)
+        td_fetch(p + r * stride, n_bytes);
+}
+
 // 16 bytes of each of four rows.
 INLINE __m512i load4(const uint8_t *p, size_t stride)
 {

@@ -44,13 +44,12 @@ struct scratch {
 };
 _Static_assert(sizeof(struct scratch) <= TD_MM_SCRATCH_BYTES, "fits");
 
-// Scales of one block of the 16 rows. Bytes travel through memory: the load and store ports idle
+// Scales of one block of the 16 rows. They travel through memory: the load and store ports idle
 // here while the vector ports are what limits.
-INLINE __m512 scales16(const uint8_t *p, size_t stride)
+INLINE void gather16(uint16_t *out, const uint8_t *p, size_t stride)
 {
-    uint16_t d[LANES];
-    for (int o = 0; o < LANES; o++) d[o] = td_load_u16(p + (size_t)o * stride);
-    return _mm512_cvtph_ps(load256(d));
+    TD_UNROLL
+    for (int o = 0; o < LANES; o++) out[o] = td_load_u16(p + (size_t)o * stride);
 }
 
 INLINE void split(struct planes *to, const int16_t *q, uint32_t n_blocks)
@@ -67,20 +66,22 @@ INLINE void split(struct planes *to, const int16_t *q, uint32_t n_blocks)
     }
 }
 
-// Products of the rows with one activation row, from acc on.
-INLINE __m512 one_row(const struct rows16 *w, const struct planes *x, const float *d, __m512 acc)
+// Products of the rows with one activation row, from acc on. ahead: see td_fetch.
+INLINE __m512 one_row(const struct rows16 *w, const struct planes *x, const float *d,
+                      const uint8_t *ahead, __m512 acc)
 {
     enum { BATCH = 16 }; // blocks whose scales are fetched ahead, so that their stores have landed
     const __m512i top = _mm512_set1_epi8((char)-128);
-    float scale[BATCH * LANES];
+    uint16_t d16[BATCH][LANES];
     for (uint32_t b0 = 0; b0 < w->n_blocks; b0 += BATCH) {
         const uint32_t b1 = td_min_u32(b0 + BATCH, w->n_blocks);
         const uint8_t *p = w->p + b0 * TD_Q8_0_BYTES;
         for (uint32_t b = b0; b < b1; b++, p += TD_Q8_0_BYTES) {
-            _mm512_storeu_ps(scale + (b - b0) * LANES, scales16(p, w->stride));
+            gather16(d16[b - b0], p, w->stride);
         }
         p = w->p + b0 * TD_Q8_0_BYTES;
         for (uint32_t b = b0; b < b1; b++, p += TD_Q8_0_BYTES) {
+            td_fetch(ahead + b * LANES * TD_Q8_0_BYTES, LANES * TD_Q8_0_BYTES);
             const __m512i high_lo = _mm512_broadcast_i32x4(load128(x[b].high));
             const __m512i high_hi = _mm512_broadcast_i32x4(load128(x[b].high + 16));
             const __m512i low_lo = _mm512_broadcast_i32x4(load128(x[b].low));
@@ -97,7 +98,7 @@ INLINE __m512 one_row(const struct rows16 *w, const struct planes *x, const floa
                 sum = _mm512_dpbusd_epi32(_mm512_slli_epi32(sum, 8), low_lo, lo);
                 v[i] = _mm512_dpbusd_epi32(sum, low_hi, hi);
             }
-            const __m512 dw = _mm512_loadu_ps(scale + (b - b0) * LANES);
+            const __m512 dw = _mm512_cvtph_ps(load256(d16[b - b0]));
             acc = _mm512_fmadd_ps(_mm512_mul_ps(dw, _mm512_set1_ps(d[b])),
                                   _mm512_cvtepi32_ps(sums16(v)), acc);
         }
@@ -130,10 +131,12 @@ INLINE void unpack_half(uint8_t (*out)[GROUPS][4 * LANES], uint32_t g, const uin
 INLINE void unpack(struct panel_block *panel, uint32_t g, const struct rows16 *w)
 {
     const uint8_t *p = w->p;
+    uint16_t d16[PANEL_BLOCKS][LANES];
+    for (uint32_t b = 0; b < w->n_blocks; b++) gather16(d16[b], p + b * TD_Q8_0_BYTES, w->stride);
     for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_Q8_0_BYTES, panel++) {
         unpack_half(panel->words, g, p + 2, w->stride);
         unpack_half(panel->words + 8, g, p + 18, w->stride);
-        _mm512_storeu_ps(panel->scale[g], scales16(p, w->stride));
+        _mm512_storeu_ps(panel->scale[g], _mm512_cvtph_ps(load256(d16[b])));
     }
 }
 
@@ -203,7 +206,11 @@ INLINE void panels(struct scratch *s, float *const *y, const uint8_t *w, const v
     for (uint32_t o = 0; o < n_out; o += GROUPS * LANES) {
         uint32_t at[GROUPS];
         place_groups(at, o, n_out);
+        const uint8_t *ahead = w + o * stride;
+        fetch_share(ahead, stride, PANEL_BLOCKS * TD_Q8_0_BYTES, 0, 1);
         for (uint32_t b = 0; b < n_blocks; b += PANEL_BLOCKS) {
+            ahead += PANEL_BLOCKS * TD_Q8_0_BYTES;
+            const bool is_last = b + PANEL_BLOCKS >= n_blocks;
             const struct tile t = {s, b, td_min_u32(PANEL_BLOCKS, n_blocks - b), n_in};
             for (uint32_t g = 0; g < GROUPS; g++) {
                 struct rows16 rows = {w + at[g] * stride + b * TD_Q8_0_BYTES, stride, b,
@@ -214,6 +221,7 @@ INLINE void panels(struct scratch *s, float *const *y, const uint8_t *w, const v
             for (uint32_t i = 0, r = 0, m; i < n_tiles; i++, r += m) {
                 m = tile_rows(n_rows, r, n_tiles - i);
                 load_acc(&s->acc, b == 0, y + r, m, at, first_lanes(n));
+                if (!is_last) fetch_share(ahead, stride, PANEL_BLOCKS * TD_Q8_0_BYTES, i, n_tiles);
                 tile_any(m, &t, x + r);
                 store_acc(&s->acc, y + r, m, at, first_lanes(n));
             }
@@ -230,9 +238,11 @@ INLINE void single(struct scratch *s, float *y, const uint8_t *w, const void *x,
     const uint32_t n = td_min_u32(n_out, LANES);
     const __mmask16 mask = first_lanes(n);
     const uint32_t step = n < LANES ? COPY_BLOCKS : PLANE_BLOCKS;
+    td_fetch(w, n * stride);
     for (uint32_t i = 0; i < n_out; i += LANES) {
         // The last group moves back to be whole; its first outputs are written twice.
         const uint32_t o = td_min_u32(i, n_out - n);
+        const uint8_t *ahead = w + td_min_u32(i + LANES, n_out - n) * stride;
         for (uint32_t b = 0; b < n_blocks; b += step) {
             struct rows16 g = {w + o * stride + b * TD_Q8_0_BYTES, stride, b,
                                td_min_u32(step, n_blocks - b)};
@@ -242,7 +252,8 @@ INLINE void single(struct scratch *s, float *y, const uint8_t *w, const void *x,
                 split(s->planes, (const int16_t *)x + (size_t)b * TD_QK, g.n_blocks);
             }
             __m512 acc = b ? _mm512_maskz_loadu_ps(mask, y + o) : _mm512_setzero_ps();
-            acc = one_row(&g, s->planes, td_q16_d(x, n_in) + b, acc);
+            acc = one_row(&g, s->planes, td_q16_d(x, n_in) + b, ahead + b * LANES * TD_Q8_0_BYTES,
+                          acc);
             _mm512_mask_storeu_ps(y + o, mask, acc);
         }
     }

@@ -50,50 +50,6 @@ INLINE void codes4(const uint8_t *p, size_t stride, __m512i *lo, __m512i *hi)
     *hi = _mm512_shuffle_epi8(plus12, _mm512_and_si512(_mm512_srli_epi16(v, 4), nibble));
 }
 
-// Scales of one block of the 16 rows. Bytes travel through memory: the load and store ports idle
-// here while the vector ports are what limits.
-INLINE void scales16(float *out, const uint8_t *p, size_t stride)
-{
-    for (int o = 0; o < LANES; o++) {
-        memcpy(out + o, &td_e8m0_half[p[(size_t)o * stride]], sizeof(float));
-    }
-}
-
-// Products of the rows with one activation row, from acc on.
-INLINE __m512 few_rows(const struct rows16 *w, const void *x, uint32_t n_in, __m512 acc)
-{
-    enum { BATCH = 16 }; // blocks whose scales are fetched ahead, so that their stores have landed
-    const int8_t *q = (const int8_t *)x + (size_t)w->first * TD_QK;
-    const float *d = td_q8_d(x, n_in) + w->first;
-    const int32_t *s = td_q8_s(x, n_in) + w->first;
-    float scale[BATCH * LANES];
-    for (uint32_t b0 = 0; b0 < w->n_blocks; b0 += BATCH) {
-        const uint32_t b1 = td_min_u32(b0 + BATCH, w->n_blocks);
-        const uint8_t *p = w->p + b0 * TD_MXFP4_BYTES;
-        for (uint32_t b = b0; b < b1; b++, p += TD_MXFP4_BYTES) {
-            scales16(scale + (b - b0) * LANES, p, w->stride);
-        }
-        p = w->p + b0 * TD_MXFP4_BYTES;
-        for (uint32_t b = b0; b < b1; b++, p += TD_MXFP4_BYTES) {
-            const __m512i x_lo = _mm512_broadcast_i32x4(load128(q + b * TD_QK));
-            const __m512i x_hi = _mm512_broadcast_i32x4(load128(q + b * TD_QK + 16));
-            // A quarter in each of the four lanes that become one.
-            const __m512i start = _mm512_set1_epi32(-(OFFSET / 4) * s[b]);
-            __m512i v[4];
-            TD_UNROLL
-            for (int i = 0; i < 4; i++) {
-                __m512i lo, hi;
-                codes4(p + (size_t)i * w->stride, 4 * w->stride, &lo, &hi);
-                v[i] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, lo, x_lo), hi, x_hi);
-            }
-            const __m512 dw = _mm512_loadu_ps(scale + (b - b0) * LANES);
-            acc = _mm512_fmadd_ps(_mm512_mul_ps(dw, _mm512_set1_ps(d[b])),
-                                  _mm512_cvtepi32_ps(sums16(v)), acc);
-        }
-    }
-    return acc;
-}
-
 // Scale bytes of one block of the 16 rows, then as floats. They travel through memory: the load and
 // store ports idle here while the vector ports are what limits.
 INLINE void gather16(uint8_t *out, const uint8_t *p, size_t stride)
@@ -112,6 +68,43 @@ INLINE __m512 e8m0_half16(const uint8_t *bytes)
     bits = _mm512_mask_sllv_epi32(bits, small, _mm512_set1_epi32(0x00200000), e);
     const __mmask16 nan = _mm512_cmpeq_epi32_mask(e, _mm512_set1_epi32(255));
     return _mm512_castsi512_ps(_mm512_mask_mov_epi32(bits, nan, _mm512_set1_epi32(0x7fc00000)));
+}
+
+// Products of the rows with one activation row, from acc on. ahead: see td_fetch.
+INLINE __m512 few_rows(const struct rows16 *w, const void *x, uint32_t n_in, const uint8_t *ahead,
+                       __m512 acc)
+{
+    enum { BATCH = 16 }; // blocks whose scales are fetched ahead, so that their stores have landed
+    const int8_t *q = (const int8_t *)x + (size_t)w->first * TD_QK;
+    const float *d = td_q8_d(x, n_in) + w->first;
+    const int32_t *s = td_q8_s(x, n_in) + w->first;
+    uint8_t e[BATCH][LANES];
+    for (uint32_t b0 = 0; b0 < w->n_blocks; b0 += BATCH) {
+        const uint32_t b1 = td_min_u32(b0 + BATCH, w->n_blocks);
+        const uint8_t *p = w->p + b0 * TD_MXFP4_BYTES;
+        for (uint32_t b = b0; b < b1; b++, p += TD_MXFP4_BYTES) {
+            gather16(e[b - b0], p, w->stride);
+        }
+        p = w->p + b0 * TD_MXFP4_BYTES;
+        for (uint32_t b = b0; b < b1; b++, p += TD_MXFP4_BYTES) {
+            td_fetch(ahead + b * LANES * TD_MXFP4_BYTES, LANES * TD_MXFP4_BYTES);
+            const __m512i x_lo = _mm512_broadcast_i32x4(load128(q + b * TD_QK));
+            const __m512i x_hi = _mm512_broadcast_i32x4(load128(q + b * TD_QK + 16));
+            // A quarter in each of the four lanes that become one.
+            const __m512i start = _mm512_set1_epi32(-(OFFSET / 4) * s[b]);
+            __m512i v[4];
+            TD_UNROLL
+            for (int i = 0; i < 4; i++) {
+                __m512i lo, hi;
+                codes4(p + (size_t)i * w->stride, 4 * w->stride, &lo, &hi);
+                v[i] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, lo, x_lo), hi, x_hi);
+            }
+            const __m512 dw = e8m0_half16(e[b - b0]);
+            acc = _mm512_fmadd_ps(_mm512_mul_ps(dw, _mm512_set1_ps(d[b])),
+                                  _mm512_cvtepi32_ps(sums16(v)), acc);
+        }
+    }
+    return acc;
 }
 
 // Group g of the panel.
@@ -217,7 +210,11 @@ INLINE void panels(struct scratch *s, float *const *y, const uint8_t *w, const v
     for (uint32_t o = 0; o < n_out; o += GROUPS * LANES) {
         uint32_t at[GROUPS];
         place_groups(at, o, n_out);
+        const uint8_t *ahead = w + o * stride;
+        fetch_share(ahead, stride, PANEL_BLOCKS * TD_MXFP4_BYTES, 0, 1);
         for (uint32_t b = 0; b < n_blocks; b += PANEL_BLOCKS) {
+            ahead += PANEL_BLOCKS * TD_MXFP4_BYTES;
+            const bool is_last = b + PANEL_BLOCKS >= n_blocks;
             const struct tile t = {s, b, td_min_u32(PANEL_BLOCKS, n_blocks - b), n_in};
             for (uint32_t g = 0; g < GROUPS; g++) {
                 struct rows16 rows = {w + at[g] * stride + b * TD_MXFP4_BYTES, stride, b,
@@ -229,6 +226,7 @@ INLINE void panels(struct scratch *s, float *const *y, const uint8_t *w, const v
                 m = tile_rows(n_rows, r, n_tiles - i);
                 set_starts(&t, x + r, m);
                 load_acc(&s->acc, b == 0, y + r, m, at, first_lanes(n));
+                if (!is_last) fetch_share(ahead, stride, PANEL_BLOCKS * TD_MXFP4_BYTES, i, n_tiles);
                 tile_any(m, &t, x + r);
                 store_acc(&s->acc, y + r, m, at, first_lanes(n));
             }
@@ -245,16 +243,18 @@ INLINE void few(struct scratch *s, float *const *y, const uint8_t *w, const void
     const uint32_t n = td_min_u32(n_out, LANES);
     const __mmask16 mask = first_lanes(n);
     const uint32_t step = n < LANES ? COPY_BLOCKS : n_blocks;
+    td_fetch(w, n * stride);
     for (uint32_t i = 0; i < n_out; i += LANES) {
         // The last group moves back to be whole; its first outputs are written twice.
         const uint32_t o = td_min_u32(i, n_out - n);
+        const uint8_t *ahead = w + td_min_u32(i + LANES, n_out - n) * stride;
         for (uint32_t b = 0; b < n_blocks; b += step) {
             struct rows16 g = {w + o * stride + b * TD_MXFP4_BYTES, stride, b,
                                td_min_u32(step, n_blocks - b)};
             if (n < LANES) copy_rows(TD_MXFP4_BYTES, s->copy, &g, n);
             for (uint32_t r = 0; r < n_rows; r++) {
                 __m512 acc = b ? _mm512_maskz_loadu_ps(mask, y[r] + o) : _mm512_setzero_ps();
-                acc = few_rows(&g, x[r], n_in, acc);
+                acc = few_rows(&g, x[r], n_in, ahead + b * LANES * TD_MXFP4_BYTES, acc);
                 _mm512_mask_storeu_ps(y[r] + o, mask, acc);
             }
         }
