@@ -32,6 +32,9 @@ void *td_os_alloc_table(size_t n, size_t elem_bytes);
 // Reserves address space; pages cost memory only when first written. NULL when refused.
 void *td_os_reserve(size_t size_bytes);
 void td_os_release(void *p, size_t size_bytes);
+// Asks for huge pages in a reserved range that will be written from its start on and read all
+// over. Only advice; a range that is partly written costs up to a huge page (2 MiB) more.
+void td_os_want_huge(void *p, size_t size_bytes);
 
 struct td_os_info {
     char cpu_name[96];

@@ -127,6 +127,11 @@ void td_os_release(void *p, size_t size_bytes)
     if (p) munmap(p, size_bytes);
 }
 
+void td_os_want_huge(void *p, size_t size_bytes)
+{
+    (void)madvise(p, size_bytes, MADV_HUGEPAGE);
+}
+
 // The number in front of the unit in "Key:   123 kB" of a /proc file, in bytes; 0 when absent.
 static uint64_t proc_kib(const char *path, const char *key)
 {

@@ -77,26 +77,44 @@ typedef void td_mm_fn(float *const *y, const void *w, const void *const *x, uint
                       uint32_t n_out, uint32_t n_rows, void *scratch);
 #define TD_MM_SCRATCH_BYTES ((size_t)256 * 1024)
 
-// State of attention for n_q query heads that share one KV head, kept by the caller between blocks:
-// running maximum m, sum l and weighted values acc. Starts as m = -INFINITY, l = 0, acc = 0.
-struct td_attn {
-    float *m;   // (n_q)
-    float *l;   // (n_q)
-    float *acc; // (n_q, head_dim)
-};
-
 // Positions per attention block, anchored at position 0, and so positions per KV page.
 #define TD_ATTN_BLOCK 64
 
-// Folds positions [first, last) of one KV block into the state; 0 <= first < last <= TD_ATTN_BLOCK.
-//   q  (n_q, head_dim) f32, already scaled by 1 / sqrt(head_dim)
-//   k  (TD_ATTN_BLOCK, head_dim), v the same, in the slot's KV type; rows outside are not read
-// head_dim is a multiple of 16.
-// Order: score = dot in the *_f32 order above; m' = max(m, the scores' maximum);
-//   c = exp(m - m'); l = l * c; acc = acc * c; then for each position ascending:
-//   p = exp(score - m'); l = l + p; acc[d] = fmaf(p, v[d], acc[d]).  exp is td_expf.
-typedef void td_attend_fn(struct td_attn *st, const float *q, const void *k, const void *v,
-                          uint32_t n_q, uint32_t head_dim, uint32_t first, uint32_t last);
+struct td_attn_limits {
+    uint32_t first, last; // positions of a block that a query sees: [first, last); none if equal
+};
+
+// Queries of one KV head and one sequence: the query heads of a row that share the KV head, then
+// those of the next row, and so on. The state is the caller's from block to block: running maximum
+// m, sum l and weighted values acc; it starts as m = -INFINITY, l = 0, acc = 0.
+struct td_attn {
+    uint32_t n;
+    const struct td_attn_limits *limits; // (n), of the block at hand
+    const float *q;                      // (n, head_dim), already scaled by 1 / sqrt(head_dim)
+    float *acc;                          // (n, head_dim)
+    float *m, *l;                        // (n)
+};
+
+// Folds one block of one KV head into the queries. Neighbours with the same limits share the loads
+// of K and V; each query's bits are its own.
+//   kv    K (head_dim, TD_ATTN_BLOCK), then V (TD_ATTN_BLOCK, head_dim), in the slot's KV type. K
+//         is transposed so that a vector is positions and a score needs no sum across its lanes
+//   next  the kv of the block that comes next, to be prefetched; NULL if none
+//   scratch  td_attn_scratch_bytes(head_dim), 64-byte aligned, this thread's own
+// All of kv may be read, but what lies outside [first, last) touches no bit and may be anything,
+// NaN included: it may never have been written. head_dim is a multiple of 16.
+// Order: score = 0, then fmaf(q[d], k[d], score) for d ascending;
+//   m' = max(m, the scores that are numbers) + 0 (so that zero has one sign);
+//   c = exp(m - m'); p = exp(score - m'); exp is td_expf;
+//   l = l * c + sum, where the p go to 16 accumulators, by position % 16, ascending, folded as in
+//   *_f32 above; acc = acc * c, then acc[d] = fmaf(p, v[d], acc[d]) for each position ascending.
+typedef void td_attend_fn(const struct td_attn *a, const void *kv, const void *next,
+                          uint32_t head_dim, void *scratch);
+// A block of K and V in f32.
+static inline size_t td_attn_scratch_bytes(uint32_t head_dim)
+{
+    return (size_t)2 * TD_ATTN_BLOCK * head_dim * sizeof(float);
+}
 
 struct td_kernels {
     const char *isa; // the strongest set in use: "generic", "avx2", "avx512", "neon"

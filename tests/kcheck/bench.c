@@ -118,26 +118,31 @@ static void bench_rows(struct kc *kc)
     free(w);
 }
 
-static void bench_attend(struct kc *kc, enum td_type type)
+// gpt-oss's 8 query heads of one KV head: a row on its own, or a tile of rows.
+static void bench_attend(struct kc *kc, enum td_type type, uint32_t n_rows)
 {
-    const uint32_t n_q = 8, head_dim = 64, n = TD_ATTN_BLOCK * head_dim;
-    void *k = room(n * sizeof(float));
-    void *v = room(n * sizeof(float));
-    float *q = room(n_q * head_dim * sizeof(float));
-    float *state = room(n_q * (2 + head_dim) * sizeof(float));
-    struct td_attn st = {state, state + n_q, state + 2 * n_q};
-    kc_fill_weights(kc, k, type, n, false);
-    kc_fill_weights(kc, v, type, n, false);
-    for (uint32_t i = 0; i < n_q * head_dim; i++) q[i] = td_rng_f32(&kc->rng) - 0.5f;
+    const uint32_t head_dim = 64, n = 8 * n_rows, n_elems = 2 * TD_ATTN_BLOCK * head_dim;
+    void *kv = room(n_elems * sizeof(float));
+    void *scratch = room(td_attn_scratch_bytes(head_dim));
+    float *q = room(n * head_dim * sizeof(float));
+    float *state = room(n * (2 + head_dim) * sizeof(float));
+    struct td_attn_limits *limits = room(n * sizeof(*limits));
+    const struct td_attn a = {n, limits, q, state + 2 * n, state, state + n};
+    kc_fill_weights(kc, kv, type, n_elems, false);
+    for (uint32_t i = 0; i < n; i++) limits[i].last = TD_ATTN_BLOCK;
+    for (uint32_t i = 0; i < n * head_dim; i++) q[i] = td_rng_f32(&kc->rng) - 0.5f;
     td_attend_fn *attend = type == TD_F16 ? kc->fast.attend_f16 : kc->fast.attend_f32;
     uint64_t ns;
-    BEST_NS(ns, attend(&st, q, k, v, n_q, head_dim, 0, TD_ATTN_BLOCK));
-    report(type == TD_F16 ? "attend_f16 8 x 64" : "attend_f32 8 x 64", ns,
-           2.0 * (double)td_type_size_bytes(type, n), 4.0 * n * n_q);
-    free(k);
-    free(v);
+    BEST_NS(ns, attend(&a, kv, NULL, head_dim, scratch));
+    char name[40];
+    snprintf(name, sizeof(name), "attend_%s 8 x 64, %u rows", type == TD_F16 ? "f16" : "f32",
+             n_rows);
+    report(name, ns, (double)td_type_size_bytes(type, n_elems), 2.0 * n_elems * n);
+    free(kv);
+    free(scratch);
     free(q);
     free(state);
+    free(limits);
 }
 
 void bench(struct kc *kc)
@@ -155,7 +160,8 @@ void bench(struct kc *kc)
     }
     if (!kc->slot) {
         bench_rows(kc);
-        bench_attend(kc, TD_F16);
-        bench_attend(kc, TD_F32);
+        bench_attend(kc, TD_F16, 1);
+        bench_attend(kc, TD_F16, 16);
+        bench_attend(kc, TD_F32, 16);
     }
 }

@@ -63,17 +63,34 @@ static bool is_never_f32(const struct td_device *dev, td_slot slot)
     return false;
 }
 
-// The largest of any layer: q (group, head_dim), m (group), l (group).
-static size_t attn_scratch_elems(const struct td_program *p)
+// What attention needs at most in any layer: query heads of a KV head, and their elements.
+static void attn_sizes(const struct td_program *p, size_t *group_out, uint32_t *head_dim_out)
 {
-    size_t most = 0;
+    *group_out = *head_dim_out = 0;
     for (uint32_t i = 0; i < p->n_ops; i++) {
         const struct td_op *op = &p->ops[i];
         if (op->kind != TD_OP_ATTEND) continue;
-        const size_t n = (size_t)op->n_heads / op->n_kv_heads * (op->head_dim + 2);
-        if (n > most) most = n;
+        const size_t group = op->n_heads / op->n_kv_heads;
+        if (group > *group_out) *group_out = group;
+        if (op->head_dim > *head_dim_out) *head_dim_out = op->head_dim;
     }
-    return most;
+}
+
+static void deal_attention(struct td_device *dev, struct dealer *d)
+{
+    size_t n;
+    uint32_t head_dim;
+    attn_sizes(&dev->model->program, &n, &head_dim);
+    n *= TD_ATTN_ROWS;
+    for (uint32_t i = 0; i < dev->cfg.n_threads; i++) {
+        struct td_scratch *t = &dev->scratch[i];
+        t->attn_panel = deal(d, td_attn_scratch_bytes(head_dim));
+        t->attn_q = deal(d, n * head_dim * sizeof(float));
+        t->attn_acc = deal(d, n * head_dim * sizeof(float));
+        t->attn_m = deal(d, n * sizeof(float));
+        t->attn_l = deal(d, n * sizeof(float));
+        t->attn_limits = deal(d, n * sizeof(*t->attn_limits));
+    }
 }
 
 static void deal_all(struct td_device *dev, struct dealer *d)
@@ -101,12 +118,13 @@ static void deal_all(struct td_device *dev, struct dealer *d)
     dev->active = deal(d, spec->n_experts * sizeof(*dev->active));
     dev->expert_begin = deal(d, (spec->n_experts + (size_t)1) * sizeof(*dev->expert_begin));
     dev->picks = deal(d, n_rows * dev->top_k * sizeof(*dev->picks));
-    const size_t attn_elems = attn_scratch_elems(p);
+    dev->tiles = deal(d, n_rows * sizeof(*dev->tiles));
+    dev->kept_tiles = deal(d, n_rows * sizeof(*dev->kept_tiles));
+    deal_attention(dev, d);
     const size_t n_pointers = n_rows > TD_TILE_ROWS ? n_rows : TD_TILE_ROWS;
     for (uint32_t i = 0; i < dev->cfg.n_threads; i++) {
         struct td_scratch *t = &dev->scratch[i];
         t->mm = deal(d, TD_MM_SCRATCH_BYTES);
-        t->attn = deal(d, attn_elems * sizeof(float));
         t->tile = deal(d, (size_t)2 * TD_TILE_ROWS * TD_TILE_OUT * sizeof(float));
         t->x = deal(d, n_pointers * sizeof(*t->x));
         t->y = deal(d, n_pointers * sizeof(*t->y));
@@ -191,6 +209,8 @@ static int set_rows(struct td_device *dev, const struct td_batch *batch, struct 
                        dev->cfg.max_logits_rows);
     dev->n_rows = n;
     dev->n_kept = n_kept;
+    dev->n_tiles = td_cpu_tiles(dev->tiles, dev->rows, n);
+    dev->n_kept_tiles = td_cpu_tiles(dev->kept_tiles, dev->kept, n_kept);
     return TD_OK;
 }
 

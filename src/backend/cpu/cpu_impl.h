@@ -14,8 +14,9 @@
 
 #define TD_NO_PAGE UINT32_MAX
 
-// A page holds TD_ATTN_BLOCK positions of one layer: K as (n_kv_heads, positions, head_dim), then
-// V. Pages of all layers have the size of the largest, so that any page serves any layer.
+// A page holds TD_ATTN_BLOCK positions of one layer: for each KV head, K as (head_dim, positions),
+// then V as (positions, head_dim): what one call of an attend kernel reads, in one run. Pages of
+// all layers have the size of the largest, so that any page serves any layer.
 struct td_kv_page {
     uint32_t n_refs;   // owners: sequences and pins; guarded by the pool's mutex
     uint32_t n_filled; // positions ever written since the page was taken; engine thread
@@ -67,8 +68,13 @@ void td_kv_abandon(struct td_kv *kv);
 // Pages that somebody owns now.
 uint32_t td_kv_pool_used(struct td_kv_pool *pool);
 
-uint8_t *td_kv_page_bytes(const struct td_device *dev, const struct td_kv *kv, uint32_t layer,
-                          uint32_t i_block);
+// K and V of a head in a page that is held.
+uint8_t *td_kv_block(const struct td_device *dev, const struct td_kv *kv, uint32_t layer,
+                     uint32_t i_block, uint32_t head);
+// Puts position t of a block: k and v (head_dim) in the type of the cache, elem_bytes (2 or 4)
+// each.
+void td_kv_store(uint8_t *block, uint32_t t, const void *k, const void *v, uint32_t head_dim,
+                 size_t elem_bytes);
 
 // ---- The lowered program (lower.c) ------------------------------------------------------------
 
@@ -123,7 +129,7 @@ struct td_phase {
     td_weight next; // the next matrix that will surely be read after this phase, or TD_NO_WEIGHT
 };
 
-// ---- The device (cpu.c, exec.c, exec_moe.c) ---------------------------------------------------
+// ---- The device (cpu.c, exec*.c) -------------------------------------------------------
 
 // Output columns of one claim in a matrix product, at most; a multiple of TD_QK.
 #define TD_TILE_OUT 64
@@ -135,6 +141,8 @@ struct td_phase {
 #define TD_TILE_OUT_FEW 32
 // Rows of an expert whose gate and up tiles are held at once.
 #define TD_TILE_ROWS 128
+// Rows of a tile of attention: enough that converting K and V is little of its work.
+#define TD_ATTN_ROWS 16
 
 struct td_row {
     uint32_t pos;
@@ -142,10 +150,18 @@ struct td_row {
     int32_t token;
 };
 
+// Rows of one sequence that attention takes together.
+struct td_row_tile {
+    uint32_t begin, n;
+};
+
 // Private memory of one team member.
 struct td_scratch {
-    void *mm;       // TD_MM_SCRATCH_BYTES
-    float *attn;    // q (group, head_dim), m (group), l (group)
+    void *mm;         // TD_MM_SCRATCH_BYTES
+    void *attn_panel; // td_attn_scratch_bytes
+    // Of a tile's queries: (TD_ATTN_ROWS * group), q and acc by head_dim.
+    float *attn_q, *attn_acc, *attn_m, *attn_l;
+    struct td_attn_limits *attn_limits;
     float *tile;    // 2 x (TD_TILE_ROWS, TD_TILE_OUT)
     const void **x; // (max_rows)
     float **y;      // (max_rows)
@@ -190,6 +206,8 @@ struct td_device {
     struct td_row *kept;
     uint32_t *kept_from; // (n_kept): index into rows
     uint32_t n_rows, n_kept;
+    struct td_row_tile *tiles, *kept_tiles; // of rows and of kept
+    uint32_t n_tiles, n_kept_tiles;
 
     // Experts that the current layer's rows chose: TD_STEP_SORT writes, expert steps read.
     uint32_t n_active;
@@ -233,6 +251,16 @@ uint32_t td_cpu_moe_items(const struct td_device *dev, const struct td_step *s, 
 const uint8_t *td_cpu_moe_first(const struct td_device *dev, const struct td_step *down);
 void td_cpu_moe_item(struct td_device *dev, const struct td_step *s, uint32_t i, uint32_t n_rows,
                      struct td_scratch *scratch);
+
+// Cuts rows into tiles; out has room for n_rows of them. Gives their number (exec_attn.c).
+uint32_t td_cpu_tiles(struct td_row_tile *out, const struct td_row *rows, uint32_t n_rows);
+// Writes K and V of row r of a run to its page.
+void td_cpu_kv_put(struct td_device *dev, const struct td_op *op, const struct td_row *row,
+                   uint32_t r, struct td_scratch *scratch);
+// Work items of attention, and one of them.
+uint32_t td_cpu_attn_items(const struct td_device *dev, const struct td_step *s);
+void td_cpu_attn_item(struct td_device *dev, const struct td_step *s, uint32_t i,
+                      struct td_scratch *scratch);
 
 static inline const struct td_weight_info *td_cpu_weight(const struct td_device *dev, td_weight w)
 {

@@ -82,28 +82,6 @@ static void do_rope(struct td_device *dev, const struct td_step *s, uint32_t r)
                 op->head_dim);
 }
 
-static void do_kv_put(struct td_device *dev, const struct td_op *op, const struct td_row *row,
-                      uint32_t r)
-{
-    uint8_t *page = td_kv_page_bytes(dev, dev->batch->parts[row->i_part].kv, op->layer,
-                                     row->pos / TD_ATTN_BLOCK);
-    const size_t head_bytes = (size_t)op->head_dim * dev->kv_elem_bytes;
-    const size_t v_in_page = (size_t)op->n_kv_heads * TD_ATTN_BLOCK * head_bytes;
-    const float *k = td_cpu_row(dev, op->in, r);
-    const float *v = td_cpu_row(dev, op->in2, r);
-    for (uint32_t h = 0; h < op->n_kv_heads; h++) {
-        uint8_t *to = page + ((size_t)h * TD_ATTN_BLOCK + row->pos % TD_ATTN_BLOCK) * head_bytes;
-        const size_t at = (size_t)h * op->head_dim;
-        if (dev->cfg.kv_f32) {
-            memcpy(to, k + at, head_bytes);
-            memcpy(to + v_in_page, v + at, head_bytes);
-        } else {
-            dev->k.f16_of_f32((uint16_t *)(void *)to, k + at, op->head_dim);
-            dev->k.f16_of_f32((uint16_t *)(void *)(to + v_in_page), v + at, op->head_dim);
-        }
-    }
-}
-
 // One member moves the rows up; a row never moves down, so none is overwritten before it was read.
 static void do_keep(struct td_device *dev, const struct td_op *op)
 {
@@ -114,48 +92,6 @@ static void do_keep(struct td_device *dev, const struct td_op *op)
         for (uint32_t r = 0; r < dev->n_kept; r++)
             memmove(td_cpu_row(dev, slots[i], r), td_cpu_row(dev, slots[i], dev->kept_from[r]),
                     bytes);
-    }
-}
-
-// ---- attention --------------------------------------------------------------------------------
-
-// One row, one KV head and the query heads that share it.
-static void do_attend(struct td_device *dev, const struct td_op *op, const struct td_row *row,
-                      uint32_t r, uint32_t h, struct td_scratch *scratch)
-{
-    const uint32_t group = op->n_heads / op->n_kv_heads;
-    const uint32_t d = op->head_dim;
-    float *q = scratch->attn;
-    float *m = q + (size_t)group * d;
-    float *l = m + group;
-    float *acc = td_cpu_row(dev, op->out, r) + (size_t)h * group * d;
-    dev->k.scale(q, td_cpu_row(dev, op->in, r) + (size_t)h * group * d, op->scale, group * d);
-    memset(acc, 0, (size_t)group * d * sizeof(float));
-    for (uint32_t g = 0; g < group; g++) {
-        m[g] = -INFINITY;
-        l[g] = 0.0f;
-    }
-    struct td_attn st = {.m = m, .l = l, .acc = acc};
-    td_attend_fn *attend = dev->cfg.kv_f32 ? dev->k.attend_f32 : dev->k.attend_f16;
-    const struct td_kv *kv = dev->batch->parts[row->i_part].kv;
-    const size_t head_bytes = (size_t)TD_ATTN_BLOCK * d * dev->kv_elem_bytes;
-    const uint32_t begin = op->window == 0 || row->pos < op->window ? 0 : row->pos - op->window + 1;
-    for (uint32_t b = begin / TD_ATTN_BLOCK; b <= row->pos / TD_ATTN_BLOCK; b++) {
-        const uint8_t *k = td_kv_page_bytes(dev, kv, op->layer, b) + h * head_bytes;
-        const uint32_t pos0 = b * TD_ATTN_BLOCK;
-        const uint32_t first = begin > pos0 ? begin - pos0 : 0;
-        const uint32_t last = td_min_u32(TD_ATTN_BLOCK, row->pos - pos0 + 1);
-        attend(&st, q, k, k + op->n_kv_heads * head_bytes, group, d, first, last);
-    }
-    const float *sinks = op->w == TD_NO_WEIGHT ? NULL : dev->vectors[op->w] + (size_t)h * group;
-    for (uint32_t g = 0; g < group; g++) {
-        // The sink is one more score whose value is nothing: it only takes its share of the sum.
-        const float top = sinks && sinks[g] > m[g] ? sinks[g] : m[g];
-        const float c = td_expf(m[g] - top);
-        const float sum = l[g] * c + (sinks ? td_expf(sinks[g] - top) : 0.0f);
-        float *a = acc + (size_t)g * d;
-        const float f = c / sum;
-        for (uint32_t i = 0; i < d; i++) a[i] *= f;
     }
 }
 
@@ -210,7 +146,7 @@ static uint32_t n_items(const struct td_device *dev, const struct td_step *s, ui
         return (n_out + tile - 1) / tile;
     }
     case TD_STEP_KEEP: return 1;
-    case TD_STEP_ATTEND: return n_rows * s->op->n_kv_heads;
+    case TD_STEP_ATTEND: return td_cpu_attn_items(dev, s);
     case TD_STEP_ROUTE:
     case TD_STEP_SORT:
     case TD_STEP_EXPERTS_GLU:
@@ -235,12 +171,9 @@ static void do_item(struct td_device *dev, const struct td_step *s, uint32_t i, 
     case TD_STEP_QUANTIZE: do_quantize(dev, s, i); break;
     case TD_STEP_LINEAR: do_linear(dev, s, i, n_rows, scratch); break;
     case TD_STEP_ROPE: do_rope(dev, s, i); break;
-    case TD_STEP_KV_PUT: do_kv_put(dev, op, &rows[i], i); break;
     case TD_STEP_KEEP: do_keep(dev, op); break;
-    case TD_STEP_ATTEND:
-        // Consecutive items share a KV head, so that its pages stay in cache.
-        do_attend(dev, op, &rows[i % n_rows], i % n_rows, i / n_rows, scratch);
-        break;
+    case TD_STEP_KV_PUT: td_cpu_kv_put(dev, op, &rows[i], i, scratch); break;
+    case TD_STEP_ATTEND: td_cpu_attn_item(dev, s, i, scratch); break;
     case TD_STEP_ROUTE:
     case TD_STEP_SORT:
     case TD_STEP_EXPERTS_GLU:
@@ -265,11 +198,22 @@ static void tell_layer_done(struct td_device *dev, const struct td_op *op)
     }
 }
 
-// Items of a phase: rows, or those of all its steps.
+// Rows of an item: with many rows, runs of them, because rows that follow each other write the same
+// cache lines of a KV page.
+static uint32_t rows_per_item(const struct td_device *dev, uint32_t n_rows)
+{
+    const uint32_t n = n_rows / (4 * dev->cfg.n_threads);
+    return td_min_u32(TD_ATTN_ROWS, n > 0 ? n : 1);
+}
+
+// Items of a phase: runs of rows, or those of all its steps.
 static uint32_t n_phase_items(const struct td_device *dev, const struct td_phase *p,
                               uint32_t n_rows)
 {
-    if (p->kind == TD_PHASE_ROWS) return n_rows;
+    if (p->kind == TD_PHASE_ROWS) {
+        const uint32_t per_item = rows_per_item(dev, n_rows);
+        return (n_rows + per_item - 1) / per_item;
+    }
     uint32_t n = 0;
     for (uint32_t k = 0; k < p->n_steps; k++) n += n_items(dev, &dev->steps[p->first + k], n_rows);
     return n;
@@ -280,7 +224,11 @@ static void do_phase_item(struct td_device *dev, const struct td_phase *p, uint3
 {
     const struct td_step *s = &dev->steps[p->first];
     if (p->kind == TD_PHASE_ROWS) {
-        for (uint32_t k = 0; k < p->n_steps; k++) do_item(dev, &s[k], i, n_rows, scratch);
+        const uint32_t per_item = rows_per_item(dev, n_rows);
+        const uint32_t end = td_min_u32(n_rows, (i + 1) * per_item);
+        for (uint32_t r = i * per_item; r < end; r++) {
+            for (uint32_t k = 0; k < p->n_steps; k++) do_item(dev, &s[k], r, n_rows, scratch);
+        }
         return;
     }
     for (;; s++) {

@@ -59,6 +59,8 @@ int td_kv_pool_init(struct td_kv_pool *pool, const struct td_spec *spec, bool is
         return td_fail(err, TD_ENOMEM, "no address space for %llu MiB of KV cache",
                        (unsigned long long)(pool->reserved_bytes >> 20));
     }
+    // A token reads all of a long context's pages: small ones would cost a table walk each 4 KiB.
+    td_os_want_huge(pool->bytes, pool->reserved_bytes);
     return TD_OK;
 }
 
@@ -324,12 +326,50 @@ void td_kv_advance(struct td_kv *kv, uint32_t n)
     kv->len += n;
 }
 
-uint8_t *td_kv_page_bytes(const struct td_device *dev, const struct td_kv *kv, uint32_t layer,
-                          uint32_t i_block)
+// ---- inside a page ----------------------------------------------------------------------------
+
+// Of the part of a page that is one head's: K, then V.
+static size_t block_bytes(const struct td_device *dev, uint32_t layer)
+{
+    return (size_t)2 * TD_ATTN_BLOCK * dev->model->spec.kv[layer].head_dim * dev->kv_elem_bytes;
+}
+
+uint8_t *td_kv_block(const struct td_device *dev, const struct td_kv *kv, uint32_t layer,
+                     uint32_t i_block, uint32_t head)
 {
     const uint32_t page = *slot_of(kv, layer, i_block);
     assert(page != TD_NO_PAGE);
-    return page_at(&dev->pool, page);
+    return page_at(&dev->pool, page) + head * block_bytes(dev, layer);
+}
+
+void td_kv_store(uint8_t *block, uint32_t t, const void *k, const void *v, uint32_t head_dim,
+                 size_t elem_bytes)
+{
+    const size_t row_bytes = head_dim * elem_bytes;
+    const uint8_t *from = k;
+    uint8_t *to = block + t * elem_bytes;
+    for (uint32_t d = 0; d < head_dim; d++, from += elem_bytes, to += TD_ATTN_BLOCK * elem_bytes) {
+        if (elem_bytes == 2)
+            memcpy(to, from, 2);
+        else
+            memcpy(to, from, 4);
+    }
+    memcpy(block + (TD_ATTN_BLOCK + t) * row_bytes, v, row_bytes);
+}
+
+// The reverse of td_kv_store.
+static void fetch(const uint8_t *block, uint32_t t, uint8_t *k, uint8_t *v, uint32_t head_dim,
+                  size_t elem_bytes)
+{
+    const size_t row_bytes = head_dim * elem_bytes;
+    const uint8_t *from = block + t * elem_bytes;
+    for (uint32_t d = 0; d < head_dim; d++, k += elem_bytes, from += TD_ATTN_BLOCK * elem_bytes) {
+        if (elem_bytes == 2)
+            memcpy(k, from, 2);
+        else
+            memcpy(k, from, 4);
+    }
+    memcpy(v, block + (TD_ATTN_BLOCK + t) * row_bytes, row_bytes);
 }
 
 // ---- spans in the canonical layout ------------------------------------------------------------
@@ -394,8 +434,8 @@ void td_cpu_kv_unpin(struct td_kv_pin *pin)
     free(pin);
 }
 
-// K, then V, of positions [first, last) of a page; `head` gets each head's bytes in canonical
-// order: `flat` is where the position `first` begins, V lies v_offset bytes after K.
+// Positions [first, last) of a page, against `flat`: the canonical K of the position `first`; V
+// lies v_offset bytes after K.
 struct page_part {
     uint8_t *page;
     uint32_t first, last;
@@ -406,14 +446,11 @@ static void page_to_flat(const struct td_device *dev, uint32_t layer, const stru
                          uint8_t *flat)
 {
     const struct td_kv_layer *l = &dev->model->spec.kv[layer];
-    const size_t head_bytes = (size_t)l->head_dim * dev->kv_elem_bytes;
-    const size_t v_in_page = (size_t)l->n_kv_heads * TD_ATTN_BLOCK * head_bytes;
-    for (uint32_t i = p->first; i < p->last; i++) {
+    for (uint32_t t = p->first; t < p->last; t++) {
         for (uint32_t h = 0; h < l->n_kv_heads; h++) {
-            const uint8_t *k = p->page + ((size_t)h * TD_ATTN_BLOCK + i) * head_bytes;
-            memcpy(flat, k, head_bytes);
-            memcpy(flat + p->v_offset, k + v_in_page, head_bytes);
-            flat += head_bytes;
+            fetch(p->page + h * block_bytes(dev, layer), t, flat, flat + p->v_offset, l->head_dim,
+                  dev->kv_elem_bytes);
+            flat += (size_t)l->head_dim * dev->kv_elem_bytes;
         }
     }
 }
@@ -422,14 +459,11 @@ static void flat_to_page(const struct td_device *dev, uint32_t layer, const stru
                          const uint8_t *flat)
 {
     const struct td_kv_layer *l = &dev->model->spec.kv[layer];
-    const size_t head_bytes = (size_t)l->head_dim * dev->kv_elem_bytes;
-    const size_t v_in_page = (size_t)l->n_kv_heads * TD_ATTN_BLOCK * head_bytes;
-    for (uint32_t i = p->first; i < p->last; i++) {
+    for (uint32_t t = p->first; t < p->last; t++) {
         for (uint32_t h = 0; h < l->n_kv_heads; h++) {
-            uint8_t *k = p->page + ((size_t)h * TD_ATTN_BLOCK + i) * head_bytes;
-            memcpy(k, flat, head_bytes);
-            memcpy(k + v_in_page, flat + p->v_offset, head_bytes);
-            flat += head_bytes;
+            td_kv_store(p->page + h * block_bytes(dev, layer), t, flat, flat + p->v_offset,
+                        l->head_dim, dev->kv_elem_bytes);
+            flat += (size_t)l->head_dim * dev->kv_elem_bytes;
         }
     }
 }
@@ -482,7 +516,7 @@ int td_cpu_kv_write(const struct td_kv_span *span, const void *in, size_t size_b
     for (uint32_t pos = span->pos0; pos < end;) {
         const uint32_t first = pos % TD_ATTN_BLOCK;
         const struct page_part part = {
-            .page = td_kv_page_bytes(dev, kv, span->layer, pos / TD_ATTN_BLOCK),
+            .page = td_kv_block(dev, kv, span->layer, pos / TD_ATTN_BLOCK, 0),
             .first = first,
             .last = td_min_u32(TD_ATTN_BLOCK, first + (end - pos)),
             .v_offset = span->n * pos_bytes,

@@ -104,8 +104,8 @@ INLINE __m512 fold16x16(const __m512 a[4][4])
                          _mm512_shuffle_ps(pair[0], pair[1], 0xdd));
 }
 
-// The very operations of generic/expf.h.
-INLINE __m512 exp16(__m512 x)
+// exp of what is not above 0: the very operations of generic/expf.h.
+INLINE __m512 exp16_nonpos(__m512 x)
 {
     const __m512 magic = _mm512_set1_ps(TD_ROUND_MAGIC);
     const __m512 t = _mm512_fmadd_ps(x, _mm512_set1_ps(TD_LOG2_E), magic);
@@ -121,11 +121,14 @@ INLINE __m512 exp16(__m512 x)
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
     const __m512i exponent = _mm512_add_epi32(_mm512_slli_epi32(_mm512_castps_si512(t), 23),
                                               _mm512_set1_epi32(0x3f800000));
-    const __m512 y = _mm512_mul_ps(p, _mm512_castsi512_ps(exponent));
+    const __mmask16 in_range = _mm512_cmp_ps_mask(x, _mm512_set1_ps(TD_EXP_MIN), _CMP_NLT_UQ);
+    return _mm512_maskz_mul_ps(in_range, p, _mm512_castsi512_ps(exponent));
+}
+
+INLINE __m512 exp16(__m512 x)
+{
     const __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_set1_ps(TD_EXP_MAX), _CMP_GT_OQ);
-    const __mmask16 below = _mm512_cmp_ps_mask(x, _mm512_set1_ps(TD_EXP_MIN), _CMP_LT_OQ);
-    return _mm512_mask_mov_ps(_mm512_mask_mov_ps(y, above, _mm512_set1_ps(INFINITY)), below,
-                              _mm512_setzero_ps());
+    return _mm512_mask_mov_ps(exp16_nonpos(x), above, _mm512_set1_ps(INFINITY));
 }
 
 #endif

@@ -1,60 +1,60 @@
 // SPDX-License-Identifier: MIT
-// Attention of a few query heads over one block of positions of their KV head.
+// Attention of queries over one block of positions of their KV head.
 #include "kernels/generic/expf.h"
 #include "kernels/generic/generic.h"
 
 #include <assert.h>
 
-// Element i of a row of the KV type.
-static float kv_at(enum td_type type, const void *row, uint32_t i)
+static float kv_at(enum td_type type, const void *p, size_t i)
 {
-    return type == TD_F16 ? td_f32_of_f16(((const uint16_t *)row)[i]) : ((const float *)row)[i];
+    return type == TD_F16 ? td_f32_of_f16(((const uint16_t *)p)[i]) : ((const float *)p)[i];
 }
 
-static float score(enum td_type type, const float *q, const void *k, uint32_t head_dim)
+static void attend_one(enum td_type type, const struct td_attn *a, uint32_t i, const void *kv,
+                       uint32_t head_dim)
 {
-    float acc[16] = {0};
-    for (uint32_t i = 0; i < head_dim; i++)
-        acc[i % 16] = fmaf(q[i], kv_at(type, k, i), acc[i % 16]);
-    return td_fold16_generic(acc);
-}
-
-static void attend(enum td_type type, struct td_attn *st, const float *q, const void *k,
-                   const void *v, uint32_t n_q, uint32_t head_dim, uint32_t first, uint32_t last)
-{
-    assert(head_dim % 16 == 0 && first < last && last <= TD_ATTN_BLOCK);
-    const size_t row_bytes = (size_t)td_type_size_bytes(type, head_dim);
-    for (uint32_t h = 0; h < n_q; h++) {
-        float *acc = st->acc + (size_t)h * head_dim;
-        float s[TD_ATTN_BLOCK];
-        float m = st->m[h];
-        for (uint32_t t = first; t < last; t++) {
-            const void *kt = (const uint8_t *)k + t * row_bytes;
-            s[t] = score(type, q + (size_t)h * head_dim, kt, head_dim);
-            if (s[t] > m) m = s[t];
-        }
-        const float c = expf_generic(st->m[h] - m);
-        float l = st->l[h] * c;
-        for (uint32_t i = 0; i < head_dim; i++) acc[i] *= c;
-        for (uint32_t t = first; t < last; t++) {
-            const void *vt = (const uint8_t *)v + t * row_bytes;
-            const float p = expf_generic(s[t] - m);
-            l += p;
-            for (uint32_t i = 0; i < head_dim; i++) acc[i] = fmaf(p, kv_at(type, vt, i), acc[i]);
-        }
-        st->m[h] = m;
-        st->l[h] = l;
+    const uint32_t first = a->limits[i].first, last = a->limits[i].last;
+    assert(first <= last && last <= TD_ATTN_BLOCK);
+    if (first == last) return;
+    const float *q = a->q + (size_t)i * head_dim;
+    float *acc = a->acc + (size_t)i * head_dim;
+    float s[TD_ATTN_BLOCK];
+    float m = a->m[i];
+    for (uint32_t t = first; t < last; t++) {
+        s[t] = 0.0f;
+        for (uint32_t d = 0; d < head_dim; d++)
+            s[t] = fmaf(q[d], kv_at(type, kv, (size_t)d * TD_ATTN_BLOCK + t), s[t]);
+        if (s[t] > m) m = s[t];
     }
+    m += 0.0f;
+    const float c = expf_generic(a->m[i] - m);
+    float sums[16] = {0};
+    const size_t v = (size_t)TD_ATTN_BLOCK * head_dim;
+    for (uint32_t d = 0; d < head_dim; d++) acc[d] *= c;
+    for (uint32_t t = first; t < last; t++) {
+        const float p = expf_generic(s[t] - m);
+        sums[t % 16] += p;
+        for (uint32_t d = 0; d < head_dim; d++)
+            acc[d] = fmaf(p, kv_at(type, kv, v + (size_t)t * head_dim + d), acc[d]);
+    }
+    a->l[i] = a->l[i] * c + td_fold16_generic(sums);
+    a->m[i] = m;
 }
 
-void td_attend_f16_generic(struct td_attn *st, const float *q, const void *k, const void *v,
-                           uint32_t n_q, uint32_t head_dim, uint32_t first, uint32_t last)
+void td_attend_f16_generic(const struct td_attn *a, const void *kv, const void *next,
+                           uint32_t head_dim, void *scratch)
 {
-    attend(TD_F16, st, q, k, v, n_q, head_dim, first, last);
+    (void)next;
+    (void)scratch;
+    assert(head_dim % 16 == 0);
+    for (uint32_t i = 0; i < a->n; i++) attend_one(TD_F16, a, i, kv, head_dim);
 }
 
-void td_attend_f32_generic(struct td_attn *st, const float *q, const void *k, const void *v,
-                           uint32_t n_q, uint32_t head_dim, uint32_t first, uint32_t last)
+void td_attend_f32_generic(const struct td_attn *a, const void *kv, const void *next,
+                           uint32_t head_dim, void *scratch)
 {
-    attend(TD_F32, st, q, k, v, n_q, head_dim, first, last);
+    (void)next;
+    (void)scratch;
+    assert(head_dim % 16 == 0);
+    for (uint32_t i = 0; i < a->n; i++) attend_one(TD_F32, a, i, kv, head_dim);
 }
