@@ -110,10 +110,11 @@ static bool set_up(struct td_tls *tls, bool is_listening_side)
         SSL_CTX_set_psk_find_session_callback(ctx, find_psk);
     else
         SSL_CTX_set_psk_use_session_callback(ctx, use_psk);
+    char groups[] = "X25519:P-256"; // OpenSSL's macro takes const away
     return SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) &&
            SSL_CTX_set_max_proto_version(ctx, TLS1_3_VERSION) &&
            SSL_CTX_set_ciphersuites(ctx, "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256") &&
-           SSL_CTX_set1_groups_list(ctx, "X25519:P-256") && SSL_CTX_set_num_tickets(ctx, 0) &&
+           SSL_CTX_set1_groups_list(ctx, groups) && SSL_CTX_set_num_tickets(ctx, 0) &&
            SSL_CTX_set_max_early_data(ctx, 0) && SSL_CTX_set_recv_max_early_data(ctx, 0);
 }
 
