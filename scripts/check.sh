@@ -127,6 +127,7 @@ logits_bits() {
 neon() {
     need aarch64-linux-gnu-gcc
     need qemu-aarch64
+    [ -e "$(aarch64-linux-gnu-gcc -print-file-name=libc.a)" ] || { echo "no C library for aarch64 is installed"; exit 77; }
     core_build arm -DTD_WERROR=ON -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake || exit 1
     qemu-aarch64 "$root/arm/tests/kcheck" --isa generic --short || exit 1
     # With and without the matrix-multiply extension (i8mm).

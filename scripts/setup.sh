@@ -15,6 +15,9 @@ has_cmd() { command -v "$1" >/dev/null 2>&1; }
 # Does clang have its run-time libraries for sanitizers and fuzzing?
 has_clang_rt() { has_cmd clang && [ -e "$(clang -print-file-name=libclang_rt.fuzzer-"$(uname -m)".a 2>/dev/null)" ]; }
 
+# Can the cross compiler link a static program? Debian's only recommends the C library.
+has_arm_libc() { has_cmd aarch64-linux-gnu-gcc && [ -e "$(aarch64-linux-gnu-gcc -print-file-name=libc.a)" ]; }
+
 # For make check only; "-": no such package there, the check that needs it is skipped.
 wanted_for_check() {
     cat <<'LIST'
@@ -24,6 +27,7 @@ cmd clang-format clang-format clang-tools-extra clang-format
 cmd clang-tidy clang-tidy clang-tools-extra -
 cmd run-clang-tidy clang-tidy clang-tools-extra -
 cmd aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu gcc-aarch64-linux-gnu -
+arm_libc arm-libc libc6-dev-arm64-cross - -
 cmd qemu-aarch64 qemu-user qemu-user -
 cmd node nodejs nodejs node
 cmd npm npm npm -
@@ -66,6 +70,7 @@ while read -r kind name apt dnf brew; do
     cmd) has_cmd "$name" && continue ;;
     lib) has_lib "$name" && continue ;;
     clang_rt) has_clang_rt && continue ;;
+    arm_libc) has_arm_libc && continue ;;
     esac
     missing="$missing $name"
     case $manager in
