@@ -28,7 +28,6 @@ struct bench {
     struct td_bench_report *report;
     struct td_bench_row row;
     struct td_progress progress;
-    struct td_probe_span *spans;    // (n_weights)
     struct td_probe_reader *reader; // NULL: no single tokens are measured
     struct td_cost *costs;          // (n_ops) of one repetition, with --ops
 };
@@ -256,12 +255,13 @@ static int open_reader(struct bench *b, struct td_error *err)
     const struct td_model *m = app->model;
     const enum td_isa isa =
         b->shared.cfg->isa < 0 ? td_isa_native() : (enum td_isa)b->shared.cfg->isa;
-    b->spans = calloc(m->n_weights, sizeof(*b->spans));
-    if (!b->spans) return td_fail(err, TD_ENOMEM, "no memory for %u spans", m->n_weights);
+    struct td_probe_span *spans = calloc(m->n_weights, sizeof(*spans));
+    if (!spans) return td_fail(err, TD_ENOMEM, "no memory for %u spans", m->n_weights);
     for (uint32_t i = 0; i < m->n_weights; i++)
-        b->spans[i] = (struct td_probe_span){m->weights[i].data, (size_t)m->weights[i].size_bytes};
+        spans[i] = (struct td_probe_span){m->weights[i].data, (size_t)m->weights[i].size_bytes};
     const int code =
-        td_probe_reader_open(&b->reader, b->spans, m->n_weights, app->n_threads, isa, err);
+        td_probe_reader_open(&b->reader, spans, m->n_weights, app->n_threads, isa, err);
+    free(spans);
     if (code == TD_EARG) return TD_OK; // a toy of less than a megabyte: no bar
     if (code == TD_OK && m->weights_bytes < b->shared.os.memory_bytes / 10 * 9)
         (void)td_probe_read(b->reader, td_probe_reader_bytes(b->reader));
@@ -343,7 +343,6 @@ int td_cmd_bench(const struct td_config *cfg)
     td_bench_report_close(b.report);
     td_session_close(b.session);
     td_probe_reader_close(b.reader);
-    free(b.spans);
     free(b.tokens);
     free(b.costs);
     if (b.shared.app.model) td_app_close(&b.shared.app);

@@ -214,7 +214,7 @@ int td_engine_step(struct td_engine *e, uint32_t *n_rows_out, struct td_error *e
 {
     if (n_rows_out) *n_rows_out = 0;
     struct plan p = form_batch(e);
-    if (p.n_parts == 0) return TD_OK;
+    if (p.n_parts == 0) return take_cancelled(e) ? td_fail(err, TD_ECANCEL, "cancelled") : TD_OK;
     int code = run(e, &p, err);
     if (code != TD_OK) return code;
     if (n_rows_out) *n_rows_out = p.n_rows;

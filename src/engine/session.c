@@ -247,6 +247,11 @@ int td_session_next(struct td_session *s, struct td_sampler *sampler, int32_t *t
 {
     int code = step_until_ready(s, NULL, NULL, err);
     if (code != TD_OK) return code;
+    // A cancel since the last token: nothing is computing that would meet it.
+    if (atomic_exchange(&s->is_cancelled, false)) {
+        td_session_stop(s);
+        return td_fail(err, TD_ECANCEL, "cancelled");
+    }
     if (s->n == s->n_ctx)
         return td_fail(err, TD_EFULL, "the context of %u tokens is full", s->n_ctx);
     const int32_t token = td_sampler_draw(sampler, s->logits);

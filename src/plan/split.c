@@ -107,7 +107,7 @@ static void stream(struct transfer *out, const struct td_split_ask *ask)
     out->kv_bytes = chunk_bytes(ask, have, cached, cached == end, window_sent);
     double link_free = link_seconds(ask, out->kv_bytes);
     for (double begin = ask->there.n_cached_tokens; begin < end;) {
-        const double stop = min_f64(begin + ask->chunk_tokens, end);
+        const double stop = ask->chunk_tokens ? min_f64(begin + ask->chunk_tokens, end) : end;
         const double chunk_seconds = td_split_read_seconds(&ask->there.prefill, begin, stop);
         const bool is_checkpoint = stop == end || stop - checkpoint >= ask->checkpoint_tokens;
         // Tokens that this machine has already are computed there but do not travel.

@@ -61,7 +61,7 @@ int td_probe_reader_open(struct td_probe_reader **out, const struct td_probe_spa
     r->slices = calloc(r->n_slices ? r->n_slices : 1, sizeof(*r->slices));
     int code = TD_OK;
     if (!r->slices) code = td_fail(err, TD_ENOMEM, "no memory for a read loop");
-    if (code == TD_OK) {
+    if (r->slices) {
         cut(spans, n_spans, r->slices);
         for (uint32_t i = 0; i < r->n_slices; i++) r->size_bytes += r->slices[i].size_bytes;
         if (r->size_bytes < SLICE_BYTES)

@@ -167,6 +167,14 @@ static int broken(const struct td_link *link, struct td_error *err)
     return td_fail(err, TD_EIO, "the connection to %s has failed before", link->peer);
 }
 
+static bool is_broken(struct td_link *link)
+{
+    pthread_mutex_lock(&link->mutex);
+    const bool yes = link->is_broken;
+    pthread_mutex_unlock(&link->mutex);
+    return yes;
+}
+
 // One try, without waiting: *n_out bytes, or 0 and the events to poll for.
 static int try_read(struct td_link *link, void *out, size_t n, size_t *n_out, short *events,
                     struct td_error *err)
@@ -174,6 +182,7 @@ static int try_read(struct td_link *link, void *out, size_t n, size_t *n_out, sh
     *n_out = 0;
     *events = 0;
     if (!link->ssl) {
+        if (is_broken(link)) return broken(link, err);
         const ssize_t got = recv(link->fd, out, n, 0);
         if (got <= 0) return plain_result(link, got, POLLIN, events, err);
         *n_out = (size_t)got;
@@ -196,6 +205,7 @@ static int try_write(struct td_link *link, const void *bytes, size_t n, size_t *
     *n_out = 0;
     *events = 0;
     if (!link->ssl) {
+        if (is_broken(link)) return broken(link, err);
         const ssize_t sent = send(link->fd, bytes, n, MSG_NOSIGNAL);
         if (sent <= 0) return plain_result(link, sent, POLLOUT, events, err);
         *n_out = (size_t)sent;
@@ -238,6 +248,14 @@ int td_link_read_some(struct td_link *link, void *out, size_t n, uint32_t wait_m
     }
 }
 
+// Part of something went over, the rest did not: what came next would be taken for that rest.
+static void set_broken(struct td_link *link)
+{
+    pthread_mutex_lock(&link->mutex);
+    link->is_broken = true;
+    pthread_mutex_unlock(&link->mutex);
+}
+
 static int stalled(const struct td_link *link, struct td_error *err)
 {
     return td_fail(err, TD_EIO, "%s: no byte moved for %.1f seconds", link->peer,
@@ -251,7 +269,10 @@ int td_link_read(struct td_link *link, void *out, size_t n, struct td_error *err
         size_t got;
         const int code = td_link_read_some(link, at, n, link->limits.stall_ms, &got, err);
         if (code) return code;
-        if (got == 0) return stalled(link, err);
+        if (got == 0) {
+            if (at != out) set_broken(link);
+            return stalled(link, err);
+        }
         at += got;
         n -= got;
     }
@@ -272,7 +293,10 @@ int td_link_write(struct td_link *link, const void *bytes, size_t n, struct td_e
         if (sent > 0) continue;
         const int ready = wait_for(link, events, deadline_in(link->limits.stall_ms), err);
         if (ready < 0) return ready;
-        if (ready == 0) return stalled(link, err);
+        if (ready == 0) {
+            set_broken(link);
+            return stalled(link, err);
+        }
     }
     return TD_OK;
 }

@@ -473,6 +473,9 @@ static int read_merge(struct loader *l, uint32_t rank, struct pending *p)
     int32_t made = made_nearby(l, &m);
     if (made >= 0) {
         bytes = token_at(t, (uint32_t)made, &n);
+        // Only of a file that is rewritten while it is read.
+        if (n > (size_t)m.left.size_bytes + m.right.size_bytes || n < n_left_bytes(&m, n))
+            return td_fail(l->err, TD_EFORMAT, "%s: the file changed while it was read", l->path);
         n_left = n_left_bytes(&m, n);
         n_right = n - n_left;
     } else {

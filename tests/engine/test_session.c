@@ -181,6 +181,21 @@ static void cancel_leaves_a_usable_prefix(void **state)
     OK(td_session_sync(s, tokens, 500, NULL, 0, NULL, NULL, &err));
     assert_int_equal(td_session_reused(s), 100);
     assert_fresh(g_model, s, tokens, 500);
+    // Cancelled while nothing computes: the next call that would go on says so, once.
+    td_session_cancel(s);
+    assert_int_equal(td_engine_step(e, NULL, &err), TD_ECANCEL);
+    assert_int_equal(td_session_state(s), TD_SESSION_IDLE);
+    OK(td_session_sync(s, tokens, 499, NULL, 0, NULL, NULL, &err));
+    td_session_cancel(s);
+    struct td_sampler *sampler = NULL;
+    const struct td_sampling greedy = {.top_p = 1.0f};
+    OK(td_sampler_open(&sampler, &greedy, 1024, &err));
+    int32_t token = -1;
+    assert_int_equal(td_session_next(s, sampler, &token, &err), TD_ECANCEL);
+    assert_int_equal(token, -1);
+    OK(td_session_sync(s, tokens, 499, NULL, 0, NULL, NULL, &err));
+    OK(td_session_next(s, sampler, &token, &err));
+    td_sampler_close(sampler);
     td_session_close(s);
     td_engine_close(e);
 }

@@ -208,13 +208,13 @@ def isas(b):
     rows, missing = [], []
     items = b.items(SHORT, N_VARIANT)
     for isa in ("generic", "avx2", "avx512", "neon"):
-        if f"kernels: {isa}\n" in version:
+        if version.split("kernels: ")[1].split(",")[0] == isa:
             continue
         other = b.ask(items, "--isa", isa)
         if other is None:
             missing.append(isa)
         else:
-            rows.append(compare(b, isa, items, other, False))
+            rows.append(compare(b, isa, items, other, True))
     if missing:
         print(f"not tested, this CPU lacks it: {', '.join(missing)}\n")
     return rows

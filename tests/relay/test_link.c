@@ -272,6 +272,9 @@ static void test_stall(void **state)
         assert_int_equal(td_link_write(link[1], block, 16 * MIB, &err), TD_EIO);
         says(&err, "no byte moved");
         assert_true(seconds_since(t0_ns) >= 0.2);
+        // What came now would be taken for the rest of what is stuck.
+        assert_int_equal(td_link_write(link[1], block, 1, &err), TD_EIO);
+        says(&err, "has failed before");
         free(block);
         for (int i = 0; i < 2; i++) td_link_close(link[i]);
     }

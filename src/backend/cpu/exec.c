@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/num.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -250,6 +251,7 @@ static uint64_t note_times(struct td_device *dev, uint32_t i_phase, uint64_t beg
 {
     const uint32_t n = dev->cfg.n_threads;
     const uint64_t *done_ns = dev->done_ns + (size_t)i_phase * n;
+    assert(n > 0);
     uint64_t end_ns = begin_ns, sum_ns = 0;
     for (uint32_t m = 0; m < n; m++) {
         if (done_ns[m] > end_ns) end_ns = done_ns[m];

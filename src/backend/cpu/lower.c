@@ -249,6 +249,8 @@ static bool is_by_row(enum td_step_kind kind)
 static bool joins(const struct td_phase *phase, const struct td_step *first,
                   const struct td_step *s)
 {
+    // A phase ends with its keys and values: layer_done and cancel stand behind it.
+    if (s[-1].kind == TD_STEP_KV_PUT) return false;
     if (s->is_kept != first->is_kept) return false;
     if (phase->kind == TD_PHASE_ROWS) return is_by_row(s->kind);
     return first->kind == TD_STEP_LINEAR && s->kind == TD_STEP_LINEAR &&
