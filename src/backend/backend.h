@@ -118,10 +118,15 @@ struct td_backend {
     // The canonical layout: K of the span, then V, each (n, n_kv_heads, head_dim), little endian,
     // in the session's KV type. size_bytes must be exactly that. Any thread.
     int (*kv_read)(const struct td_kv_pin *pin, void *out, size_t size_bytes, struct td_error *err);
+    // Sets pages aside so that kv_write of positions [kv_len, n) finds room, whatever others take
+    // meanwhile; until a run, trim, share into or close of kv, or the next reserve (n <= kv_len:
+    // nothing). Fails: TD_ENOMEM when they are not free, TD_EFULL when n is beyond n_ctx.
+    int (*kv_reserve)(struct td_kv *kv, uint32_t n, struct td_error *err);
     // Writes positions of one layer from the canonical layout, allocating pages; the span must lie
     // below n_ctx and at or after kv_len. They count only once kv_commit says so, and are forgotten
     // by a trim or a run. Spans of a layer join one another; one that leaves a gap starts anew, as
-    // a window layer's next checkpoint does.
+    // a window layer's next checkpoint does. May come from one thread beside the engine's, for a kv
+    // that nothing else touches meanwhile (no run, share, trim or commit); other sequences may run.
     int (*kv_write)(const struct td_kv_span *span, const void *in, size_t size_bytes,
                     struct td_error *err);
     // Declares positions [0, n) complete in all layers (window layers: what a token at n may see).

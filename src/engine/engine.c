@@ -183,6 +183,14 @@ static bool drop_some_snapshot(struct td_engine *e)
     return any;
 }
 
+int td_session_reserve(struct td_session *s, uint32_t n, struct td_error *err)
+{
+    for (;;) {
+        const int code = s->engine->backend->kv_reserve(s->kv, n, err);
+        if (code != TD_ENOMEM || !drop_some_snapshot(s->engine)) return code;
+    }
+}
+
 // Leaves the last part to a later step; false when it is the only one.
 static bool drop_last_part(struct td_engine *e, struct plan *p)
 {

@@ -67,6 +67,11 @@ int td_session_want(struct td_session *s, const int32_t *tokens, uint32_t n, con
 int td_session_adopt(struct td_session *s, const int32_t *tokens, uint32_t n,
                      struct td_error *err) TD_MUST_CHECK;
 
+// Sets memory aside so that somebody else can write the KV up to n tokens from another thread while
+// this session waits and others run; snapshots give way. Until the session's next want or step.
+// Fails: TD_ENOMEM, TD_EFULL.
+int td_session_reserve(struct td_session *s, uint32_t n, struct td_error *err) TD_MUST_CHECK;
+
 // Appends one token (a sampled one) to a READY session.
 int td_session_append(struct td_session *s, int32_t token, struct td_error *err) TD_MUST_CHECK;
 

@@ -137,6 +137,7 @@ static int relay(struct rig *r, uint32_t *n_whole_out)
     OK(td_session_want(r->near_session, g_tokens, r->n_tokens, NULL, 0, &err));
     const uint32_t have = td_session_reused(r->near_session);
     OK(td_session_adopt(r->near_session, g_tokens, r->n_tokens, &err));
+    OK(td_session_reserve(r->near_session, r->n_tokens, &err));
     const struct td_recv_request in = {.id = 3,
                                        .backend = td_backend_cpu(),
                                        .spec = &g_model->spec,

@@ -270,6 +270,7 @@ const struct td_backend *td_backend_cpu(void)
         .kv_pin = td_cpu_kv_pin,
         .kv_unpin = td_cpu_kv_unpin,
         .kv_read = td_cpu_kv_read,
+        .kv_reserve = td_cpu_kv_reserve,
         .kv_write = td_cpu_kv_write,
         .kv_commit = td_cpu_kv_commit,
         .run = cpu_run,

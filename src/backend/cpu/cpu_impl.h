@@ -18,18 +18,22 @@
 // then V as (positions, head_dim): what one call of an attend kernel reads, in one run. Pages of
 // all layers have the size of the largest, so that any page serves any layer.
 struct td_kv_page {
-    uint32_t n_refs;   // owners: sequences and pins; guarded by the pool's mutex
-    uint32_t n_filled; // positions ever written since the page was taken; engine thread
+    // Guarded by the pool's mutex.
+    uint32_t n_refs;   // owners: sequences and pins
+    uint32_t n_filled; // positions ever written since the page was taken
 };
 
 struct td_kv_pool {
-    pthread_mutex_t mutex; // guards n_refs, free list and n_used: pins come and go on any thread
-    uint8_t *bytes;        // reserved address space: n_pages * page_bytes
+    // Guards all below that changes, and each sequence's n_reserved: pins come and go on any
+    // thread, kv_write may come from one beside the engine's.
+    pthread_mutex_t mutex;
+    uint8_t *bytes; // reserved address space: n_pages * page_bytes
     size_t page_bytes;
     uint32_t n_pages;
     uint32_t n_touched; // pages below were taken at least once
     uint32_t n_used;
-    uint32_t n_free; // entries of `free`: pages below n_touched that nobody owns
+    uint32_t n_reserved; // of those not in use: promised to sequences
+    uint32_t n_free;     // entries of `free`: pages below n_touched that nobody owns
     struct td_kv_page *pages;
     uint32_t *free;
     size_t reserved_bytes;
@@ -48,6 +52,8 @@ struct td_kv {
     uint32_t n_ctx;
     uint32_t len;
     uint32_t dropped_for;         // pages unseen from this position on were given back
+    uint32_t n_reserved;          // pages of the pool's n_reserved that are this one's
+    bool is_reserved;             // pages that a commit frees are kept for it
     uint32_t n_blocks;            // pages per layer at most
     uint32_t *pages;              // (n_layers, n_blocks), TD_NO_PAGE where nothing is held
     struct td_kv_extent *extents; // (n_layers)

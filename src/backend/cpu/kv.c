@@ -4,7 +4,8 @@
 //
 // The one rule of writing: positions of a page at or beyond n_filled have never been seen by any
 // owner, so whoever comes first may append in place, even to a shared or pinned page. Writing below
-// n_filled of a page with more than one owner makes a copy first.
+// n_filled of a page with more than one owner makes a copy first. kv_write, which may come from
+// another thread than the engine's, always does: nobody else's pages change under a run.
 #include "backend/cpu/kv.h"
 
 #include "backend/cpu/cpu_impl.h"
@@ -74,17 +75,24 @@ void td_kv_pool_free(struct td_kv_pool *pool)
     pool->page_bytes = 0;
 }
 
-static uint32_t take_page(struct td_kv_pool *pool)
+// A page for kv, out of its own reservation or of what nobody has reserved.
+static uint32_t take_page(struct td_kv *kv, uint32_t n_filled)
 {
+    struct td_kv_pool *pool = &kv->dev->pool;
     pthread_mutex_lock(&pool->mutex);
     uint32_t page = TD_NO_PAGE;
-    if (pool->n_free > 0)
+    const bool is_room = kv->n_reserved > 0 || pool->n_pages - pool->n_used > pool->n_reserved;
+    if (is_room && pool->n_free > 0)
         page = pool->free[--pool->n_free];
-    else if (pool->n_touched < pool->n_pages)
+    else if (is_room && pool->n_touched < pool->n_pages)
         page = pool->n_touched++;
     if (page != TD_NO_PAGE) {
-        pool->pages[page] = (struct td_kv_page){.n_refs = 1, .n_filled = 0};
+        pool->pages[page] = (struct td_kv_page){.n_refs = 1, .n_filled = n_filled};
         pool->n_used++;
+        if (kv->n_reserved > 0) {
+            kv->n_reserved--;
+            pool->n_reserved--;
+        }
     }
     pthread_mutex_unlock(&pool->mutex);
     return page;
@@ -97,21 +105,26 @@ static void share_page(struct td_kv_pool *pool, uint32_t page)
     pthread_mutex_unlock(&pool->mutex);
 }
 
-static void give_page(struct td_kv_pool *pool, uint32_t page)
+// One owner less. A page that is free then is set aside for heir, unless that is NULL.
+static void give_page(struct td_kv_pool *pool, uint32_t page, struct td_kv *heir)
 {
     pthread_mutex_lock(&pool->mutex);
     assert(pool->pages[page].n_refs > 0);
     if (--pool->pages[page].n_refs == 0) {
         pool->free[pool->n_free++] = page;
         pool->n_used--;
+        if (heir) {
+            heir->n_reserved++;
+            pool->n_reserved++;
+        }
     }
     pthread_mutex_unlock(&pool->mutex);
 }
 
-static uint32_t refs_of(struct td_kv_pool *pool, uint32_t page)
+static uint32_t filled(struct td_kv_pool *pool, uint32_t page)
 {
     pthread_mutex_lock(&pool->mutex);
-    const uint32_t n = pool->pages[page].n_refs;
+    const uint32_t n = pool->pages[page].n_filled;
     pthread_mutex_unlock(&pool->mutex);
     return n;
 }
@@ -142,14 +155,25 @@ static uint32_t *slot_of(const struct td_kv *kv, uint32_t layer, uint32_t i_bloc
     return &kv->pages[(size_t)layer * kv->n_blocks + i_block];
 }
 
-static void drop_blocks(struct td_kv *kv, uint32_t layer, uint32_t begin, uint32_t end)
+static void drop_blocks(struct td_kv *kv, uint32_t layer, uint32_t begin, uint32_t end,
+                        struct td_kv *heir)
 {
     for (uint32_t b = begin; b < end; b++) {
         uint32_t *page = slot_of(kv, layer, b);
         if (*page == TD_NO_PAGE) continue;
-        give_page(&kv->dev->pool, *page);
+        give_page(&kv->dev->pool, *page, heir);
         *page = TD_NO_PAGE;
     }
+}
+
+static void unreserve(struct td_kv *kv)
+{
+    struct td_kv_pool *pool = &kv->dev->pool;
+    pthread_mutex_lock(&pool->mutex);
+    pool->n_reserved -= kv->n_reserved;
+    kv->n_reserved = 0;
+    pthread_mutex_unlock(&pool->mutex);
+    kv->is_reserved = false;
 }
 
 static uint32_t blocks_for(uint32_t n)
@@ -189,8 +213,9 @@ int td_cpu_kv_open(struct td_device *dev, struct td_kv **out, uint32_t n_ctx, st
 void td_cpu_kv_close(struct td_kv *kv)
 {
     if (!kv) return;
+    unreserve(kv);
     for (uint32_t il = 0; il < kv->dev->model->spec.n_layers; il++)
-        drop_blocks(kv, il, 0, kv->n_blocks);
+        drop_blocks(kv, il, 0, kv->n_blocks, NULL);
     free(kv->pages);
     free(kv->extents);
     free(kv);
@@ -248,37 +273,64 @@ int td_cpu_kv_trim(struct td_kv *kv, uint32_t n, struct td_error *err)
 
 // ---- writing ----------------------------------------------------------------------------------
 
-// Makes positions [first, last) of one page writable by this kv alone.
-static int own_block(struct td_kv *kv, uint32_t *slot, uint32_t first, uint32_t last,
-                     struct td_error *err)
+// Copies positions [0, n) of a page: those beyond may be written by another owner meanwhile.
+static void copy_page(const struct td_device *dev, uint32_t layer, uint8_t *to, const uint8_t *from,
+                      uint32_t n)
+{
+    const struct td_kv_layer *l = &dev->model->spec.kv[layer];
+    const size_t elem_bytes = dev->kv_elem_bytes;
+    const size_t half = (size_t)TD_ATTN_BLOCK * l->head_dim * elem_bytes;
+    for (uint32_t h = 0; h < l->n_kv_heads; h++, to += 2 * half, from += 2 * half) {
+        for (size_t at = 0; at < half; at += TD_ATTN_BLOCK * elem_bytes) // K: (head_dim, positions)
+            memcpy(to + at, from + at, n * elem_bytes);
+        memcpy(to + half, from + half, n * l->head_dim * elem_bytes);
+    }
+}
+
+// What a writer of a page's positions [first, last) must know; guarded by the pool's mutex.
+static bool needs_copy(struct td_kv_pool *pool, uint32_t page, uint32_t first, uint32_t last,
+                       bool is_apart, uint32_t *n_filled_out)
+{
+    pthread_mutex_lock(&pool->mutex);
+    struct td_kv_page *p = &pool->pages[page];
+    *n_filled_out = p->n_filled;
+    const bool is_copy = p->n_refs > 1 && (is_apart || first < p->n_filled);
+    if (!is_copy && p->n_filled < last) p->n_filled = last;
+    pthread_mutex_unlock(&pool->mutex);
+    return is_copy;
+}
+
+// Makes positions [first, last) of one page of a layer writable by this kv alone; is_apart: even
+// those that no other owner has seen.
+static int own_block(struct td_kv *kv, uint32_t layer, uint32_t i_block, uint32_t first,
+                     uint32_t last, bool is_apart, struct td_error *err)
 {
     struct td_kv_pool *pool = &kv->dev->pool;
-    const bool is_copy =
-        *slot != TD_NO_PAGE && first < pool->pages[*slot].n_filled && refs_of(pool, *slot) > 1;
-    if (*slot == TD_NO_PAGE || is_copy) {
-        const uint32_t page = take_page(pool);
-        if (page == TD_NO_PAGE)
-            return td_fail(
-                err, TD_ENOMEM, "the KV cache is full: %llu MiB in use",
-                (unsigned long long)(((uint64_t)td_kv_pool_used(pool) * pool->page_bytes) >> 20));
-        if (is_copy) {
-            memcpy(page_at(pool, page), page_at(pool, *slot), pool->page_bytes);
-            give_page(pool, *slot);
-        }
-        *slot = page;
-        pool->pages[page].n_filled = first;
+    uint32_t *slot = slot_of(kv, layer, i_block);
+    uint32_t n_filled = 0;
+    const bool is_new = *slot == TD_NO_PAGE;
+    if (!is_new && !needs_copy(pool, *slot, first, last, is_apart, &n_filled)) return TD_OK;
+    const uint32_t page = take_page(kv, last);
+    if (page == TD_NO_PAGE)
+        return td_fail(
+            err, TD_ENOMEM, "the KV cache is full: %llu MiB in use",
+            (unsigned long long)(((uint64_t)td_kv_pool_used(pool) * pool->page_bytes) >> 20));
+    if (!is_new) {
+        copy_page(kv->dev, layer, page_at(pool, page), page_at(pool, *slot),
+                  td_min_u32(first, n_filled));
+        give_page(pool, *slot, NULL);
     }
-    if (pool->pages[*slot].n_filled < last) pool->pages[*slot].n_filled = last;
+    *slot = page;
     return TD_OK;
 }
 
-static int own_span(struct td_kv *kv, uint32_t layer, uint32_t pos0, uint32_t n,
+static int own_span(struct td_kv *kv, uint32_t layer, uint32_t pos0, uint32_t n, bool is_apart,
                     struct td_error *err)
 {
     for (uint32_t pos = pos0; pos < pos0 + n;) {
         const uint32_t first = pos % TD_ATTN_BLOCK;
         const uint32_t last = td_min_u32(TD_ATTN_BLOCK, first + (pos0 + n - pos));
-        const int code = own_block(kv, slot_of(kv, layer, pos / TD_ATTN_BLOCK), first, last, err);
+        const int code = own_block(kv, layer, pos / TD_ATTN_BLOCK, first, last, is_apart, err);
         if (code != TD_OK) return code;
         pos += last - first;
     }
@@ -293,7 +345,8 @@ static void drop_unseen(struct td_kv *kv)
     for (uint32_t il = 0; il < spec->n_layers && kv->dropped_for < kv->len; il++) {
         const uint32_t begin = first_visible(&spec->kv[il], kv->dropped_for) / TD_ATTN_BLOCK;
         const uint32_t end = first_visible(&spec->kv[il], kv->len) / TD_ATTN_BLOCK;
-        drop_blocks(kv, il, begin, end);
+        // The next checkpoint's window needs as many again.
+        drop_blocks(kv, il, begin, end, kv->is_reserved ? kv : NULL);
     }
     kv->dropped_for = kv->len;
 }
@@ -302,10 +355,11 @@ int td_kv_prepare(struct td_kv *kv, uint32_t n, struct td_error *err)
 {
     if (n > kv->n_ctx - kv->len)
         return td_fail(err, TD_EFULL, "the context of %u tokens is full", kv->n_ctx);
+    unreserve(kv);
     drop_unseen(kv);
     forget_written(kv); // the run goes over it
     for (uint32_t il = 0; il < kv->dev->model->spec.n_layers; il++) {
-        const int code = own_span(kv, il, kv->len, n, err);
+        const int code = own_span(kv, il, kv->len, n, false, err);
         if (code != TD_OK) {
             td_kv_abandon(kv);
             return code;
@@ -317,7 +371,8 @@ int td_kv_prepare(struct td_kv *kv, uint32_t n, struct td_error *err)
 void td_kv_abandon(struct td_kv *kv)
 {
     for (uint32_t il = 0; il < kv->dev->model->spec.n_layers; il++)
-        drop_blocks(kv, il, blocks_for(kv->len), kv->n_blocks);
+        drop_blocks(kv, il, blocks_for(kv->len), kv->n_blocks, NULL);
+    unreserve(kv);
     forget_written(kv);
 }
 
@@ -404,11 +459,10 @@ int td_cpu_kv_pin(struct td_kv_pin **out, const struct td_kv_span *span, struct 
     if (code != TD_OK) return code;
     const uint32_t begin = span->pos0 / TD_ATTN_BLOCK;
     const uint32_t end = blocks_for(span->pos0 + span->n);
-    const struct td_kv_page *pages = span->kv->dev->pool.pages;
     for (uint32_t b = begin; b < end; b++) {
         const uint32_t page = *slot_of(span->kv, span->layer, b);
         const uint32_t last = td_min_u32(TD_ATTN_BLOCK, span->pos0 + span->n - b * TD_ATTN_BLOCK);
-        if (page != TD_NO_PAGE && pages[page].n_filled >= last) continue;
+        if (page != TD_NO_PAGE && filled(&span->kv->dev->pool, page) >= last) continue;
         return td_fail(err, TD_EARG, "KV span: positions %u + %u of layer %u are not held",
                        span->pos0, span->n, span->layer);
     }
@@ -430,7 +484,7 @@ int td_cpu_kv_pin(struct td_kv_pin **out, const struct td_kv_span *span, struct 
 void td_cpu_kv_unpin(struct td_kv_pin *pin)
 {
     if (!pin) return;
-    for (uint32_t i = 0; i < pin->n_pages; i++) give_page(&pin->dev->pool, pin->pages[i]);
+    for (uint32_t i = 0; i < pin->n_pages; i++) give_page(&pin->dev->pool, pin->pages[i], NULL);
     free(pin);
 }
 
@@ -510,7 +564,7 @@ int td_cpu_kv_write(const struct td_kv_span *span, const void *in, size_t size_b
     if (code != TD_OK) return code;
     if (span->pos0 < kv->len)
         return td_fail(err, TD_EARG, "KV span: position %u is already in use", span->pos0);
-    code = own_span(kv, span->layer, span->pos0, span->n, err);
+    code = own_span(kv, span->layer, span->pos0, span->n, true, err);
     if (code != TD_OK) return code;
     const uint32_t end = span->pos0 + span->n;
     for (uint32_t pos = span->pos0; pos < end;) {
@@ -526,6 +580,44 @@ int td_cpu_kv_write(const struct td_kv_span *span, const void *in, size_t size_b
     }
     note_written(&kv->extents[span->layer], span->pos0, end);
     return TD_OK;
+}
+
+// Pages that writing positions [len, n) may take. A window layer holds the last checkpoint's while
+// the next one's are written; those before are free again.
+static uint64_t pages_to_write(const struct td_kv *kv, uint32_t n)
+{
+    const struct td_spec *spec = &kv->dev->model->spec;
+    uint64_t n_pages = 0;
+    for (uint32_t il = 0; il < spec->n_layers && n > kv->len; il++) {
+        const uint32_t all = blocks_for(n) - kv->len / TD_ATTN_BLOCK;
+        const uint32_t window = spec->kv[il].window;
+        const uint32_t seen = window ? 2 * (blocks_for(window - 1) + 1) : all;
+        n_pages += td_min_u32(all, seen);
+    }
+    return n_pages;
+}
+
+int td_cpu_kv_reserve(struct td_kv *kv, uint32_t n, struct td_error *err)
+{
+    struct td_kv_pool *pool = &kv->dev->pool;
+    unreserve(kv);
+    if (n > kv->n_ctx)
+        return td_fail(err, TD_EFULL, "the context of %u tokens cannot hold %u", kv->n_ctx, n);
+    const uint64_t n_pages = pages_to_write(kv, n);
+    pthread_mutex_lock(&pool->mutex);
+    const uint64_t n_left = (uint64_t)pool->n_pages - pool->n_used - pool->n_reserved;
+    const bool is_room = n_pages <= n_left;
+    if (is_room) {
+        kv->n_reserved = (uint32_t)n_pages;
+        pool->n_reserved += (uint32_t)n_pages;
+    }
+    pthread_mutex_unlock(&pool->mutex);
+    kv->is_reserved = is_room && n_pages > 0;
+    if (is_room) return TD_OK;
+    return td_fail(err, TD_ENOMEM,
+                   "the KV cache has room for %llu MiB, %u more tokens take up to %llu MiB",
+                   (unsigned long long)((n_left * pool->page_bytes) >> 20), n - kv->len,
+                   (unsigned long long)((n_pages * pool->page_bytes) >> 20));
 }
 
 int td_cpu_kv_commit(struct td_kv *kv, uint32_t n, struct td_error *err)

@@ -14,6 +14,7 @@ int td_cpu_kv_trim(struct td_kv *kv, uint32_t n, struct td_error *err);
 int td_cpu_kv_pin(struct td_kv_pin **out, const struct td_kv_span *span, struct td_error *err);
 void td_cpu_kv_unpin(struct td_kv_pin *pin);
 int td_cpu_kv_read(const struct td_kv_pin *pin, void *out, size_t size_bytes, struct td_error *err);
+int td_cpu_kv_reserve(struct td_kv *kv, uint32_t n, struct td_error *err);
 int td_cpu_kv_write(const struct td_kv_span *span, const void *in, size_t size_bytes,
                     struct td_error *err);
 int td_cpu_kv_commit(struct td_kv *kv, uint32_t n, struct td_error *err);
