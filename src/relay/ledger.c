@@ -46,20 +46,20 @@ int td_ledger_init(struct td_ledger *out, const struct td_spec *spec, enum td_ty
     return TD_OK;
 }
 
-int td_ledger_check_span(const struct td_ledger *b, const struct td_wire_header *h,
+int td_ledger_check_span(const struct td_ledger *ledger, const struct td_wire_header *h,
                          struct td_error *err)
 {
-    if (b->is_final) return td_fail(err, TD_EFORMAT, "SPAN after FINAL");
-    if (h->layer >= b->n_layers)
-        return td_fail(err, TD_EFORMAT, "SPAN: layer %u of %u", h->layer, b->n_layers);
-    if (h->kv_type != (uint8_t)b->kv_type)
+    if (ledger->is_final) return td_fail(err, TD_EFORMAT, "SPAN after FINAL");
+    if (h->layer >= ledger->n_layers)
+        return td_fail(err, TD_EFORMAT, "SPAN: layer %u of %u", h->layer, ledger->n_layers);
+    if (h->kv_type != (uint8_t)ledger->kv_type)
         return td_fail(err, TD_EFORMAT, "SPAN: KV type %u instead of %d", h->kv_type,
-                       (int)b->kv_type);
-    const struct td_ledger_layer *l = &b->layers[h->layer];
+                       (int)ledger->kv_type);
+    const struct td_ledger_layer *l = &ledger->layers[h->layer];
     const uint32_t pos0 = h->pos0, n = h->n;
-    if (n == 0 || pos0 > b->end || n > b->end - pos0)
+    if (n == 0 || pos0 > ledger->end || n > ledger->end - pos0)
         return td_fail(err, TD_EFORMAT, "SPAN: positions %u + %u of layer %u go beyond %u", pos0, n,
-                       h->layer, b->end);
+                       h->layer, ledger->end);
     if (h->size_bytes != (uint64_t)n * l->position_bytes)
         return td_fail(err, TD_EFORMAT, "SPAN: %u bytes for %u positions of layer %u",
                        h->size_bytes, n, h->layer);
@@ -69,93 +69,96 @@ int td_ledger_check_span(const struct td_ledger *b, const struct td_wire_header 
     return TD_OK;
 }
 
-void td_ledger_take_span(struct td_ledger *b, const struct td_wire_header *h)
+void td_ledger_take_span(struct td_ledger *ledger, const struct td_wire_header *h)
 {
-    struct td_ledger_layer *l = &b->layers[h->layer];
+    struct td_ledger_layer *l = &ledger->layers[h->layer];
     if (h->pos0 > l->mark) l->begin = h->pos0;
     l->mark = h->pos0 + h->n;
     if (l->window > 0 && l->mark - l->begin > l->window - 1) l->begin = l->mark - (l->window - 1);
-    b->n_spans++;
-    b->span_sum += td_wire_span_digest(h);
-    b->span_bytes += h->size_bytes;
+    ledger->n_spans++;
+    ledger->span_sum += td_wire_span_digest(h);
+    ledger->span_bytes += h->size_bytes;
 }
 
 // Whether [0, n) is complete in the layer, given that [0, n_whole) was.
-static bool is_complete(const struct td_ledger *b, const struct td_ledger_layer *l, uint32_t n)
+static bool is_complete(const struct td_ledger *ledger, const struct td_ledger_layer *l, uint32_t n)
 {
-    const uint32_t need = td_max_u32(b->n_whole, first_visible(l, n));
+    const uint32_t need = td_max_u32(ledger->n_whole, first_visible(l, n));
     if (l->window == 0 || need < n) return l->mark == n && l->begin <= need;
     return l->mark <= n;
 }
 
-static int check_whole(const struct td_ledger *b, uint32_t n, uint64_t n_spans, uint64_t span_sum,
-                       struct td_error *err)
+static int check_whole(const struct td_ledger *ledger, uint32_t n, uint64_t n_spans,
+                       uint64_t span_sum, struct td_error *err)
 {
-    if (b->is_final) return td_fail(err, TD_EFORMAT, "checkpoint after FINAL");
-    if (n_spans != b->n_spans || span_sum != b->span_sum)
+    if (ledger->is_final) return td_fail(err, TD_EFORMAT, "checkpoint after FINAL");
+    if (n_spans != ledger->n_spans || span_sum != ledger->span_sum)
         return td_fail(err, TD_EFORMAT,
                        "checkpoint %u: the sender counts %llu spans, %llu came, or not the same", n,
-                       (unsigned long long)n_spans, (unsigned long long)b->n_spans);
-    for (uint32_t il = 0; il < b->n_layers; il++)
-        if (!is_complete(b, &b->layers[il], n))
+                       (unsigned long long)n_spans, (unsigned long long)ledger->n_spans);
+    for (uint32_t il = 0; il < ledger->n_layers; il++)
+        if (!is_complete(ledger, &ledger->layers[il], n))
             return td_fail(err, TD_EFORMAT, "checkpoint %u: layer %u is not complete", n, il);
     return TD_OK;
 }
 
-static void set_whole(struct td_ledger *b, uint32_t n)
+static void set_whole(struct td_ledger *ledger, uint32_t n)
 {
-    b->n_whole = n;
-    for (uint32_t il = 0; il < b->n_layers; il++) b->layers[il].begin = b->layers[il].mark = n;
+    ledger->n_whole = n;
+    for (uint32_t il = 0; il < ledger->n_layers; il++)
+        ledger->layers[il].begin = ledger->layers[il].mark = n;
 }
 
-int td_ledger_checkpoint(struct td_ledger *b, uint32_t n, const struct td_wire_checkpoint *count,
-                         struct td_error *err)
+int td_ledger_checkpoint(struct td_ledger *ledger, uint32_t n,
+                         const struct td_wire_checkpoint *count, struct td_error *err)
 {
-    if (n < b->n_whole || n <= b->have || n >= b->end)
+    if (n < ledger->n_whole || n <= ledger->have || n >= ledger->end)
         return td_fail(err, TD_EFORMAT, "checkpoint %u after %u in a request that ends at %u", n,
-                       b->n_whole, b->end);
-    const int code = check_whole(b, n, count->n_spans, count->span_sum, err);
-    if (code == TD_OK) set_whole(b, n);
+                       ledger->n_whole, ledger->end);
+    const int code = check_whole(ledger, n, count->n_spans, count->span_sum, err);
+    if (code == TD_OK) set_whole(ledger, n);
     return code;
 }
 
-int td_ledger_final(struct td_ledger *b, uint32_t n, const struct td_wire_final *final,
+int td_ledger_final(struct td_ledger *ledger, uint32_t n, const struct td_wire_final *final,
                     struct td_error *err)
 {
-    if (n != b->end)
-        return td_fail(err, TD_EFORMAT, "FINAL at %u of a request that ends at %u", n, b->end);
-    if (final->span_bytes != b->span_bytes)
+    if (n != ledger->end)
+        return td_fail(err, TD_EFORMAT, "FINAL at %u of a request that ends at %u", n, ledger->end);
+    if (final->span_bytes != ledger->span_bytes)
         return td_fail(err, TD_EFORMAT, "FINAL: the sender counts %llu bytes, %llu came",
-                       (unsigned long long) final->span_bytes, (unsigned long long)b->span_bytes);
-    const int code = check_whole(b, n, final->n_spans, final->span_sum, err);
+                       (unsigned long long) final->span_bytes,
+                       (unsigned long long)ledger->span_bytes);
+    const int code = check_whole(ledger, n, final->n_spans, final->span_sum, err);
     if (code != TD_OK) return code;
-    set_whole(b, n);
-    b->is_final = true;
+    set_whole(ledger, n);
+    ledger->is_final = true;
     return TD_OK;
 }
 
-bool td_ledger_is_due(const struct td_ledger *b, uint32_t n, uint32_t checkpoint_tokens)
+bool td_ledger_is_due(const struct td_ledger *ledger, uint32_t n, uint32_t checkpoint_tokens)
 {
-    if (n == b->end) return true;
-    if (n <= b->n_whole || n > b->end || n - b->n_whole < checkpoint_tokens) return false;
-    for (uint32_t il = 0; il < b->n_layers; il++)
-        if (b->layers[il].mark > n) return false;
+    if (n == ledger->end) return true;
+    if (n <= ledger->n_whole || n > ledger->end || n - ledger->n_whole < checkpoint_tokens)
+        return false;
+    for (uint32_t il = 0; il < ledger->n_layers; il++)
+        if (ledger->layers[il].mark > n) return false;
     return true;
 }
 
-bool td_ledger_next_span(const struct td_ledger *b, uint32_t layer, uint32_t n, bool is_checkpoint,
-                         struct td_wire_header *out)
+bool td_ledger_next_span(const struct td_ledger *ledger, uint32_t layer, uint32_t n,
+                         bool is_checkpoint, struct td_wire_header *out)
 {
-    assert(layer < b->n_layers);
-    const struct td_ledger_layer *l = &b->layers[layer];
-    const uint32_t end = td_min_u32(n, b->end);
+    assert(layer < ledger->n_layers);
+    const struct td_ledger_layer *l = &ledger->layers[layer];
+    const uint32_t end = td_min_u32(n, ledger->end);
     if (l->window > 0 && !is_checkpoint) return false;
     const uint32_t pos0 = td_max_u32(l->mark, first_visible(l, end));
     if (pos0 >= end) return false;
     const uint32_t n_frame = TD_WIRE_MAX_DATA / l->position_bytes;
     const uint32_t n_span = td_min_u32(end - pos0, n_frame);
     *out = (struct td_wire_header){.type = TD_WIRE_SPAN,
-                                   .kv_type = (uint8_t)b->kv_type,
+                                   .kv_type = (uint8_t)ledger->kv_type,
                                    .layer = layer,
                                    .pos0 = pos0,
                                    .n = n_span,

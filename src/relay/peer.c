@@ -52,8 +52,11 @@ int td_peer_init(struct td_peer *out, enum td_wire_role role, const struct td_sp
 void td_peer_text(const char *theirs, char *out, size_t out_bytes)
 {
     size_t n = 0;
-    for (; theirs[n] && n + 1 < out_bytes; n++)
-        out[n] = (unsigned char)theirs[n] < 0x20 || theirs[n] == 0x7f ? '?' : theirs[n];
+    for (; theirs[n] && n + 1 < out_bytes; n++) {
+        const bool is_control = (unsigned char)theirs[n] < 0x20 || theirs[n] == 0x7f;
+        out[n] = theirs[n];
+        if (is_control) out[n] = '?';
+    }
     out[n] = 0;
 }
 
@@ -148,7 +151,7 @@ int td_peer_greet(struct td_frames *f, const struct td_peer *ours, struct td_pee
                   bool *weights_differ, struct td_error *err)
 {
     *weights_differ = false;
-    uint8_t version;
+    uint8_t version = 0;
     int code = greet_hello(f, ours, theirs, &version, err);
     if (code) return code;
     f->version = version;

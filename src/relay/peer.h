@@ -25,7 +25,7 @@ int td_peer_init(struct td_peer *out, enum td_wire_role role, const struct td_sp
 // *weights_differ: other weights, which both sides' flags were not against. When this end refuses
 // it sends the reason (ERROR) before it fails. Fails: TD_EUNSUP no common version, TD_EARG what
 // differs, in a sentence; TD_EFORMAT; as td_link_read does.
-int td_peer_greet(struct td_frames *control, const struct td_peer *ours, struct td_peer *theirs,
+int td_peer_greet(struct td_frames *f, const struct td_peer *ours, struct td_peer *theirs,
                   bool *weights_differ, struct td_error *err) TD_MUST_CHECK;
 
 // Reads the one frame that may come now, of this type, within wait_ms. ERROR becomes a failure with

@@ -281,9 +281,10 @@ static void copy_page(const struct td_device *dev, uint32_t layer, uint8_t *to, 
     const size_t elem_bytes = dev->kv_elem_bytes;
     const size_t half = (size_t)TD_ATTN_BLOCK * l->head_dim * elem_bytes;
     for (uint32_t h = 0; h < l->n_kv_heads; h++, to += 2 * half, from += 2 * half) {
-        for (size_t at = 0; at < half; at += TD_ATTN_BLOCK * elem_bytes) // K: (head_dim, positions)
-            memcpy(to + at, from + at, n * elem_bytes);
-        memcpy(to + half, from + half, n * l->head_dim * elem_bytes);
+        for (size_t at = 0; at < half;
+             at += (size_t)TD_ATTN_BLOCK * elem_bytes) // K: (head_dim, positions)
+            memcpy(to + at, from + at, (size_t)n * elem_bytes);
+        memcpy(to + half, from + half, (size_t)n * l->head_dim * elem_bytes);
     }
 }
 
