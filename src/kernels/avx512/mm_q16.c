@@ -1,25 +1,23 @@
 // SPDX-License-Identifier: MIT
-// Q8_0 weights by 16-bit activations, for AVX-512 VNNI. Sixteen outputs together, one per lane, as
-// in mm_q8.c, and again two ways to their integer sums:
-//   one row:   an activation is 256 * high + low, high signed and low unsigned. VPDPBUSD, unsigned
-//              by signed bytes, takes low * w as it is, and high * (w + 128) less 128 * high, which
-//              is summed beforehand. So weights are used as they lie in the file, in 13 operations
-//              per four blocks; widened to words for VPDPWSSD it would be 16. The activations are
-//              split once for all outputs.
-//   many rows: 64 weight rows, a few blocks of each, are widened once into a panel where lane o
-//              holds two consecutive elements of output o; VPDPWSSD by a broadcast of two
-//              activations does the rest. As many multiplications as with bytes, and nothing to do
-//              to the activations.
+// Q8_0 weights by 16-bit activations, for AVX-512 VNNI.
+//
+// Many rows: 64 weight rows, a few blocks of each, are widened once into a panel where lane o of a
+// group of 16 holds two consecutive elements of output o; VPDPWSSD by a broadcast of two
+// activations does the rest. As many multiplications as with two planes of bytes, and nothing to do
+// to the activations.
+//
+// One row is left to AVX2, which is no slower there: memory is the limit, and its groups of eight
+// rows, fetched one ahead, fit the first cache, where sixteen rows of 2880 or 4096 do not
+// (measured: 18.4 against 15.5 GB/s from memory).
 #include "kernels/avx512/avx512.h"
 
 #if defined(__x86_64__)
+#include "kernels/avx2/avx2.h"
 #include "kernels/avx512/mm_impl.h"
 
 #include <assert.h>
 
 #define PANEL_BLOCKS 8u // fits 48 KB of L1 with a tile's activations
-#define PLANE_BLOCKS 2048u
-#define COPY_BLOCKS  64u
 
 // A block of 64 outputs: words[k][g] holds elements 2 * k and 2 * k + 1 of group g's outputs.
 struct panel_block {
@@ -27,20 +25,10 @@ struct panel_block {
     float scale[GROUPS][LANES];
 };
 
-// A block of activations in bytes; 16 bytes a lane of the vectors it meets.
-struct planes {
-    int8_t high[TD_QK];
-    uint8_t low[TD_QK];
-    int32_t start[4]; // -128 * sum of high, in parts
-};
-
 struct scratch {
-    union {
-        struct panel_block panel[PANEL_BLOCKS];
-        struct planes planes[PLANE_BLOCKS];
-    };
+    struct panel_block panel[PANEL_BLOCKS];
     struct acc acc;
-    uint8_t copy[LANES * COPY_BLOCKS * TD_Q8_0_BYTES];
+    uint8_t copy[LANES * PANEL_BLOCKS * TD_Q8_0_BYTES];
 };
 _Static_assert(sizeof(struct scratch) <= TD_MM_SCRATCH_BYTES, "fits");
 
@@ -50,60 +38,6 @@ INLINE void gather16(uint16_t *out, const uint8_t *p, size_t stride)
 {
     TD_UNROLL
     for (int o = 0; o < LANES; o++) out[o] = td_load_u16(p + (size_t)o * stride);
-}
-
-INLINE void split(struct planes *to, const int16_t *q, uint32_t n_blocks)
-{
-    const __m128i by128 = _mm_set1_epi8((char)-128); // 128, unsigned
-    for (uint32_t b = 0; b < n_blocks; b++, q += TD_QK, to++) {
-        const __m512i v = _mm512_loadu_si512(q);
-        const __m256i high = _mm512_cvtepi16_epi8(_mm512_srai_epi16(v, 8));
-        _mm256_storeu_si256((void *)to->high, high);
-        _mm256_storeu_si256((void *)to->low, _mm512_cvtepi16_epi8(v));
-        __m128i sum = _mm_dpbusd_epi32(_mm_setzero_si128(), by128, _mm256_castsi256_si128(high));
-        sum = _mm_dpbusd_epi32(sum, by128, _mm256_extracti128_si256(high, 1));
-        _mm_storeu_si128((void *)to->start, _mm_sub_epi32(_mm_setzero_si128(), sum));
-    }
-}
-
-// Products of the rows with one activation row, from acc on. ahead: see td_fetch.
-INLINE __m512 one_row(const struct rows16 *w, const struct planes *x, const float *d,
-                      const uint8_t *ahead, __m512 acc)
-{
-    enum { BATCH = 16 }; // blocks whose scales are fetched ahead, so that their stores have landed
-    const __m512i top = _mm512_set1_epi8((char)-128);
-    uint16_t d16[BATCH][LANES];
-    for (uint32_t b0 = 0; b0 < w->n_blocks; b0 += BATCH) {
-        const uint32_t b1 = td_min_u32(b0 + BATCH, w->n_blocks);
-        const uint8_t *p = w->p + b0 * TD_Q8_0_BYTES;
-        for (uint32_t b = b0; b < b1; b++, p += TD_Q8_0_BYTES) {
-            gather16(d16[b - b0], p, w->stride);
-        }
-        p = w->p + b0 * TD_Q8_0_BYTES;
-        for (uint32_t b = b0; b < b1; b++, p += TD_Q8_0_BYTES) {
-            td_fetch(ahead + b * LANES * TD_Q8_0_BYTES, LANES * TD_Q8_0_BYTES);
-            const __m512i high_lo = _mm512_broadcast_i32x4(load128(x[b].high));
-            const __m512i high_hi = _mm512_broadcast_i32x4(load128(x[b].high + 16));
-            const __m512i low_lo = _mm512_broadcast_i32x4(load128(x[b].low));
-            const __m512i low_hi = _mm512_broadcast_i32x4(load128(x[b].low + 16));
-            const __m512i start = _mm512_broadcast_i32x4(load128(x[b].start));
-            __m512i v[4];
-            TD_UNROLL
-            for (int i = 0; i < 4; i++) {
-                const uint8_t *row = p + (size_t)i * w->stride;
-                const __m512i lo = load4(row + 2, 4 * w->stride);
-                const __m512i hi = load4(row + 18, 4 * w->stride);
-                __m512i sum = _mm512_dpbusd_epi32(start, _mm512_xor_si512(lo, top), high_lo);
-                sum = _mm512_dpbusd_epi32(sum, _mm512_xor_si512(hi, top), high_hi);
-                sum = _mm512_dpbusd_epi32(_mm512_slli_epi32(sum, 8), low_lo, lo);
-                v[i] = _mm512_dpbusd_epi32(sum, low_hi, hi);
-            }
-            const __m512 dw = _mm512_cvtph_ps(load256(d16[b - b0]));
-            acc = _mm512_fmadd_ps(_mm512_mul_ps(dw, _mm512_set1_ps(d[b])),
-                                  _mm512_cvtepi32_ps(sums16(v)), acc);
-        }
-    }
-    return acc;
 }
 
 // 16 elements of the 16 rows -> eight vectors of pairs of words.
@@ -229,44 +163,14 @@ INLINE void panels(struct scratch *s, float *const *y, const uint8_t *w, const v
     }
 }
 
-// One row, 16 outputs at a time.
-INLINE void single(struct scratch *s, float *y, const uint8_t *w, const void *x, uint32_t n_in,
-                   uint32_t n_out)
-{
-    const uint32_t n_blocks = n_in / TD_QK;
-    const size_t stride = n_blocks * TD_Q8_0_BYTES;
-    const uint32_t n = td_min_u32(n_out, LANES);
-    const __mmask16 mask = first_lanes(n);
-    const uint32_t step = n < LANES ? COPY_BLOCKS : PLANE_BLOCKS;
-    td_fetch(w, n * stride);
-    for (uint32_t i = 0; i < n_out; i += LANES) {
-        // The last group moves back to be whole; its first outputs are written twice.
-        const uint32_t o = td_min_u32(i, n_out - n);
-        const uint8_t *ahead = w + td_min_u32(i + LANES, n_out - n) * stride;
-        for (uint32_t b = 0; b < n_blocks; b += step) {
-            struct rows16 g = {w + o * stride + b * TD_Q8_0_BYTES, stride, b,
-                               td_min_u32(step, n_blocks - b)};
-            if (n < LANES) copy_rows(TD_Q8_0_BYTES, s->copy, &g, n);
-            // One split serves all outputs, unless the row is longer than there is room for.
-            if (i == 0 || n_blocks > step) {
-                split(s->planes, (const int16_t *)x + (size_t)b * TD_QK, g.n_blocks);
-            }
-            __m512 acc = b ? _mm512_maskz_loadu_ps(mask, y + o) : _mm512_setzero_ps();
-            acc = one_row(&g, s->planes, td_q16_d(x, n_in) + b, ahead + b * LANES * TD_Q8_0_BYTES,
-                          acc);
-            _mm512_mask_storeu_ps(y + o, mask, acc);
-        }
-    }
-}
-
 TARGET void td_mm_q8_0_q16_avx512(float *const *y, const void *w, const void *const *x,
                                   uint32_t n_in, uint32_t n_out, uint32_t n_rows, void *scratch)
 {
     assert(n_in % TD_QK == 0);
-    if (n_rows > 1)
+    if (n_rows == 1)
+        td_mm_q8_0_q16_avx2(y, w, x, n_in, n_out, n_rows, scratch);
+    else
         panels(scratch, y, w, x, n_in, n_out, n_rows);
-    else if (n_rows == 1)
-        single(scratch, y[0], w, x[0], n_in, n_out);
 }
 
 #endif
