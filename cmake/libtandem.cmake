@@ -1,7 +1,7 @@
 # The library for others: include/tandem.h, libtandem.a, libtandem.so and tandem.pc. Both hold all
 # floors up to lib/; the shared one gives out tandem_* alone (-fvisibility=hidden does that).
 include(GNUInstallDirs)
-set(floors td_lib td_engine td_backend td_text td_model td_gguf td_kernels td_base)
+set(floors td_lib td_engine td_plan td_backend td_text td_model td_gguf td_kernels td_base)
 set(objects)
 foreach(floor ${floors})
   list(APPEND objects $<TARGET_OBJECTS:${floor}>)

@@ -28,7 +28,7 @@ N_RANKS = 2
 TOKENS = 2048
 
 # steps, lengths of conversations in turn, share that open with the system message, MXFP4 in the
-# forward pass, learning rate from and to (relative)
+# forward pass, learning rate from and to (relative), the mix of tasks where it is not Maker.MIX
 PHASES = [
     (900, [256], 0.12, False, 1.0, 1.0),
     (1200, [256], 0.2, False, 1.0, 1.0),
@@ -65,12 +65,12 @@ class Muon:
             p.mul_(1 - lr * decay).add_(x.reshape(p.shape), alpha=-lr * max(1, p.shape[-2] / p.shape[-1]) ** 0.5)
 
 
-def batch(tok, seed, step, length, n, p_system):
+def batch(tok, seed, step, length, n, p_system, mix):
     ids = torch.zeros(n, length, dtype=torch.long)
     tgt = torch.zeros(n, length, dtype=torch.long)
     w = torch.zeros(n, length)
     for b in range(n):
-        c = chat.Maker(tok, random.Random(f"{seed}/{step}/{b}"), p_system).conversation(length + 1)
+        c = chat.Maker(tok, random.Random(f"{seed}/{step}/{b}"), p_system, mix).conversation(length + 1)
         ids[b] = torch.tensor(c.ids[:length])
         tgt[b] = torch.tensor(c.targets[1:length + 1])
         w[b] = torch.tensor(c.weights[1:length + 1])
@@ -149,7 +149,7 @@ def rank_main(rank, a, model, grads, barrier):
     mean, n_mean = 0.0, 0
     while step < total:
         at = step
-        for n_steps, lengths, p_system, quant, lr0, lr1 in phases:
+        for n_steps, lengths, p_system, quant, lr0, lr1, *mix in phases:
             if at < n_steps:
                 break
             at -= n_steps
@@ -157,7 +157,7 @@ def rank_main(rank, a, model, grads, barrier):
         n = max(1, TOKENS // length)
         model.quant = quant
         scale = min((step + 1) / 50, lr0 + (lr1 - lr0) * at / n_steps)
-        x, tgt, w = batch(tok, f"{a.seed}.{rank}", step, length, n, p_system)
+        x, tgt, w = batch(tok, f"{a.seed}.{rank}", step, length, n, p_system, *(mix or [None]))
         h, aux = model.hidden(x)
         sel = (w > 0).nonzero().squeeze(1)
         ce = F.cross_entropy(F.linear(h[sel], model.unembed), tgt[sel], reduction="none")

@@ -11,6 +11,7 @@
 #include "backend/backend.h"
 #include "base/status.h"
 #include "model/model.h"
+#include "plan/split.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -131,5 +132,14 @@ struct td_kv *td_session_kv(struct td_session *s);
 // layer_done goes to this watcher (one per engine; NULL ctx and function to clear).
 void td_engine_watch(struct td_engine *engine, void *ctx,
                      void (*layer_done)(void *ctx, const struct td_kv_span *span));
+
+// Slows the engine down to a pace, layer by layer, for experiments without two kinds of machine: a
+// run takes no less time than its rows need at this speed. Rows of a prompt go by `prefill`, single
+// rows by `decode`; a rate without points is not held. NULL: as fast as it can. A cancel is still
+// noticed within 10 ms.
+struct td_pace {
+    struct td_split_rate prefill, decode;
+};
+void td_engine_pace(struct td_engine *engine, const struct td_pace *pace);
 
 #endif

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT
+// A prefill peer as the decode side sees it: connects, compares, measures, and fetches the KV of a
+// prompt into a session while the peer computes it. docs/WIRE.md says what travels; recv.h what
+// becomes of it. It decides nothing: that is relay/remote.h.
+//
+// Threads: calls come from the engine's thread unless said otherwise; behind them one thread reads
+// the control connection and one the data connection.
+#ifndef TD_RELAY_FAR_H
+#define TD_RELAY_FAR_H
+
+#include "plan/split.h"
+#include "relay/peer.h"
+
+struct td_far;
+
+struct td_far_config {
+    const char *where;        // HOST:PORT
+    const struct td_key *key; // NULL: loopback only
+    struct td_link_limits limits;
+    struct td_engine *engine;
+    const struct td_backend *backend;
+    const struct td_peer *peer;           // of this end: role decode, flags as the user wants them
+    enum td_type engine_kv_type;          // of the engine's KV
+    enum td_type kv_type;                 // on the wire: the engine's own, or TD_Q8_0
+    uint32_t checkpoint_tokens;           // 0: 4096
+    uint32_t resume_ms;                   // after a break: how long to try to go on there; 0: 3 000
+    uint32_t silent_ms;                   // nothing heard for so long: the peer is dead; 0: 10 000
+    bool no_canary;                       // (tests)
+    struct td_split_rate prefill, decode; // of this end, as far as known: told to the peer
+};
+
+// Connects, greets, joins, runs the canary. Fails with one sentence: nobody there, another key,
+// model, version; the canary's KV or logits are not those of this machine (TD_EARG); TD_ECANCEL.
+int td_far_open(struct td_far **out, const struct td_far_config *cfg,
+                struct td_error *err) TD_MUST_CHECK;
+void td_far_close(struct td_far *far); // after its fetches. NULL is fine
+// Whether both connections stand; after a break the next fetch connects anew.
+bool td_far_is_up(const struct td_far *far);
+
+struct td_far_info {
+    char peer[64];  // address
+    char build[64]; // printable
+    char model[96];
+    char quant[32];
+    bool is_encrypted, weights_differ;
+    double round_trip_seconds; // least of a few
+    double connect_seconds;    // TCP, TLS, greeting, JOIN
+    double canary_seconds;
+    double canary_kv_error;  // relative RMS difference of the KV
+    double canary_logits_kl; // nats, of the last token's distribution
+    uint32_t n_slots, max_tokens;
+    uint64_t max_kv_bytes;
+    struct td_split_rate prefill, decode; // theirs, as told last
+    double link_bytes_per_s;              // towards here: the best seen so far; 0: not known
+};
+void td_far_info(struct td_far *far, struct td_far_info *out);
+
+// Sends size_bytes of filler in one direction and takes the time. Only while nothing is fetched.
+int td_far_measure(struct td_far *far, uint64_t size_bytes, bool is_towards_here,
+                   double *bytes_per_s_out, struct td_error *err) TD_MUST_CHECK;
+
+// ---- one request ------------------------------------------------------------------------------
+
+struct td_fetch;
+
+enum td_fetch_state {
+    TD_FETCH_RUNNING,
+    TD_FETCH_DONE,  // [0, n - 1) is in the session
+    TD_FETCH_ENDED, // not all of it came: what is whole is in the session
+};
+
+struct td_fetch_report {
+    uint32_t n_tokens;       // n
+    uint32_t n_have;         // positions that were here before
+    uint32_t n_committed;    // positions whole now
+    uint32_t n_far_computed; // positions final there, as told last
+    uint32_t n_far_reused;   // positions that were there before
+    uint64_t bytes;          // of KV, here
+    uint64_t kv_bytes;       // of KV, in all (ACCEPT)
+    uint32_t n_resumed;      // breaks that were mended
+    double seconds;          // since begin
+    double far_seconds;      // computing there
+    double stall_seconds;    // of it: waiting for a full queue
+    double transfer_seconds; // in which bytes were on their way: reading spans, waits between two
+                             // frames of a chunk not counted
+    double exposed_seconds;  // from the end of computing there until the last commit here
+    double link_bytes_per_s; // bytes / transfer_seconds; 0: not known
+};
+
+// Asks for tokens [0, n): the session keeps the prefix it has, positions up to n - 1 come from the
+// peer. Returns once REQUEST is written. The session must not be used until td_fetch_end, others of
+// the engine may. n >= 2, and something must be missing (TD_EARG). Connects anew when the link is
+// down. Fails: as td_far_open does; TD_EFULL, TD_ENOMEM when it does not fit here.
+int td_fetch_begin(struct td_fetch **out, struct td_far *far, struct td_session *s,
+                   const int32_t *tokens, uint32_t n, struct td_error *err) TD_MUST_CHECK;
+
+// Waits at most wait_ms for something to happen, commits what has become whole, mends a broken link
+// within resume_ms. With ENDED, err says why: TD_ECANCEL, TD_EIO (link or peer), TD_ENOMEM (no room
+// there, or no slot: TD_EFULL), TD_EARG, TD_EFORMAT.
+enum td_fetch_state td_fetch_poll(struct td_fetch *f, uint32_t wait_ms, struct td_error *err);
+
+// Any thread: the peer is told to stop; poll soon says ENDED (TD_ECANCEL).
+void td_fetch_cancel(struct td_fetch *f);
+
+void td_fetch_report(struct td_fetch *f, struct td_fetch_report *out);
+
+// Forgets the request (cancels it if it still runs) and gives the session back: IDLE, with the
+// tokens whose KV is whole. NULL is fine.
+void td_fetch_end(struct td_fetch *f);
+
+#endif

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+// Where a prompt is read: here or at one of several prefill peers. Asks plan/split.h with measured
+// speeds, fetches, falls back, and says what was done and why. What `--prefill` means.
+#ifndef TD_RELAY_REMOTE_H
+#define TD_RELAY_REMOTE_H
+
+#include "relay/far.h"
+
+#define TD_REMOTE_MAX_PEERS 8
+
+enum td_remote_policy { TD_REMOTE_AUTO, TD_REMOTE_REQUIRE, TD_REMOTE_NEVER };
+
+struct td_remote_config {
+    struct td_far_config far; // `where` is not used
+    const char *peers;        // "HOST:PORT[,HOST:PORT...]"
+    enum td_remote_policy policy;
+};
+
+struct td_remote;
+// Connects to no one yet. Fails: TD_EARG for a list that is none; TD_ENOMEM.
+int td_remote_open(struct td_remote **out, const struct td_remote_config *cfg,
+                   struct td_error *err) TD_MUST_CHECK;
+void td_remote_close(struct td_remote *r); // NULL is fine
+
+enum td_remote_path {
+    TD_REMOTE_LOCAL,    // all was computed here
+    TD_REMOTE_REMOTE,   // all but the last token came from the peer
+    TD_REMOTE_RESUMED,  // the same, over more than one connection
+    TD_REMOTE_SALVAGED, // a part came, the rest was computed here
+};
+const char *td_remote_path_text(enum td_remote_path path); // "local"
+
+// What became of one prompt. Seconds; 0 where it does not apply.
+struct td_remote_stats {
+    enum td_remote_path path;
+    char reason[240]; // why this path: of the policy, or of what went wrong
+    char peer[64];    // "" when none was asked
+    bool weights_differ;
+    bool all_there_is_faster; // the whole request would be done sooner on the peer
+    uint32_t n_tokens;        // of the prompt
+    uint32_t n_have;          // were here before
+    uint32_t n_remote;        // came from the peer
+    uint32_t n_local;         // computed here
+    uint64_t bytes;
+    uint32_t n_resumed;
+    double seconds; // until the first token's logits
+    double far_seconds, transfer_seconds, exposed_seconds, stall_seconds;
+    double overlap;           // 1 - exposed / transfer, in [0, 1]
+    double predicted_seconds; // of the path that was chosen; 0: not known
+};
+
+// While a prompt is fetched: for a progress line. Return false to cancel.
+typedef bool td_remote_progress_fn(void *ctx, const struct td_fetch_report *report);
+
+struct td_remote_ask {
+    const int32_t *tokens;
+    uint32_t n;
+    const uint32_t *marks; // as td_session_want takes them
+    uint32_t n_marks;
+    uint32_t n_answer;                      // tokens expected; 0: 256
+    td_progress_fn *progress;               // of what is computed here; may be NULL
+    td_remote_progress_fn *remote_progress; // may be NULL
+    void *progress_ctx;                     // of both
+};
+
+// td_session_sync, by way of a peer where that pays: afterwards the session is READY. Under
+// TD_REMOTE_REQUIRE a prompt that cannot be fetched whole fails and nothing is computed here but
+// the last token; under TD_REMOTE_AUTO every trouble ends in a prefill here of what is missing. A
+// prompt of which all but the last token is here asks no one.
+// Fails: as td_session_sync does; TD_ECANCEL; under TD_REMOTE_REQUIRE also as td_fetch_begin does.
+int td_remote_sync(struct td_remote *r, struct td_session *s, const struct td_remote_ask *ask,
+                   struct td_remote_stats *stats, struct td_error *err) TD_MUST_CHECK;
+
+// Peer i (0 ..), connecting if need be, for a look at it. Fails as td_far_open does; TD_EARG beyond
+// the last.
+int td_remote_peer(struct td_remote *r, uint32_t i, struct td_far **out,
+                   struct td_error *err) TD_MUST_CHECK;
+
+// Speeds of this machine: what is known, and what each prompt and answer adds to it.
+void td_remote_saw_decode(struct td_remote *r, uint32_t depth, uint32_t n_tokens, double seconds);
+void td_remote_rates(const struct td_remote *r, struct td_split_rate *prefill_out,
+                     struct td_split_rate *decode_out);
+
+#endif
