@@ -89,13 +89,6 @@ uint32_t td_engine_step_times(const struct td_engine *e, struct td_step_time *ou
     return e->backend->step_times(e->dev, out);
 }
 
-void td_engine_watch(struct td_engine *e, void *ctx,
-                     void (*layer_done)(void *ctx, const struct td_kv_span *span))
-{
-    e->watch.ctx = ctx;
-    e->watch.layer_done = layer_done;
-}
-
 static uint32_t pending(const struct td_session *s)
 {
     return s->state == TD_SESSION_PREFILLING ? s->n - s->engine->backend->kv_len(s->kv) : 0;
@@ -211,9 +204,11 @@ static int run(struct td_engine *e, struct plan *p, struct td_error *err)
         // that stays behind in the engine's flag only costs one repetition.
         atomic_store(&e->is_cancelled, false);
         if (take_cancelled(e)) return td_fail(err, TD_ECANCEL, "cancelled");
+        td_pace_begin(e, &batch);
         const int code = e->backend->run(e->dev, &batch, &e->watch, e->logits, err);
         if (code == TD_ENOMEM && (drop_some_snapshot(e) || drop_last_part(e, p))) continue;
         if (code == TD_ECANCEL && !take_cancelled(e)) continue;
+        if (code == TD_OK) td_pace_end(e);
         return code;
     }
 }

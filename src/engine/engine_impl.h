@@ -56,11 +56,24 @@ struct td_engine {
     size_t logits_bytes;
     uint64_t snapshot_bytes;   // of one snapshot: the window layers' pages; 0: no window layers
     _Atomic bool is_cancelled; // some session is: the run shall end
-    struct td_watch watch;
+    struct td_watch watch;     // the backend's
+    // The user's, behind the pace.
+    void *layer_done_ctx;
+    void (*layer_done)(void *ctx, const struct td_kv_span *span);
+    bool is_paced;
+    struct td_pace pace;
+    struct {
+        uint64_t begin_ns, run_ns; // of this run: when it began, how long it shall take
+        bool has_prompt;           // more than single rows
+    } paced;
 };
 
 // The session is IDLE at what is computed.
 void td_session_stop(struct td_session *s);
+
+// Around a run that succeeds: it takes as long as the pace says.
+void td_pace_begin(struct td_engine *e, const struct td_batch *batch);
+void td_pace_end(const struct td_engine *e);
 
 // After a run that took s from old_len to its present KV length: keeps what is worth keeping.
 void td_snapshots_take(struct td_session *s, uint32_t old_len);
