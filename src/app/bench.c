@@ -88,8 +88,9 @@ static int repeat(struct bench *b, uint32_t depth, uint32_t n_prompt, uint32_t n
 {
     random_tokens(b, depth, n_prompt ? n_prompt : n_gen, seed);
     const uint64_t t0_ns = td_clock_ns();
-    int code = td_session_sync(b->session, b->tokens, depth + (n_prompt ? n_prompt : 1), NULL, 0,
-                               NULL, NULL, err);
+    // The depth is marked as a place to come back to.
+    int code = td_session_sync(b->session, b->tokens, depth + (n_prompt ? n_prompt : 1), &depth,
+                               depth > 0, NULL, NULL, err);
     for (uint32_t i = 1; i < n_gen && code == TD_OK; i++) {
         code = td_session_append(b->session, b->tokens[depth + i], err);
         if (code == TD_OK) code = td_engine_step(b->shared.app.engine, NULL, err);
@@ -113,6 +114,8 @@ static int fill(struct bench *b, uint32_t depth, struct td_error *err)
 {
     if (depth == 0) return TD_OK;
     random_tokens(b, 0, depth, 1);
+    if (td_opt_choice(b->shared.cfg, TD_OPT_FILL) == 1)
+        return td_bench_fill_noise(&b->shared.app, b->session, b->tokens, depth, err);
     char label[48];
     snprintf(label, sizeof(label), "filling %u", depth);
     td_progress_begin(&b->progress, label, "tokens");

@@ -83,4 +83,9 @@ void td_bench_report_row(struct td_bench_report *r, const struct td_bench_row *r
 int td_bench_report_end(struct td_bench_report *r, struct td_error *err) TD_MUST_CHECK;
 void td_bench_report_close(struct td_bench_report *r);
 
+// Fills a session's KV cache up to depth with noise, as if tokens (depth) had been computed. The
+// session is IDLE.
+int td_bench_fill_noise(const struct td_app *app, struct td_session *s, const int32_t *tokens,
+                        uint32_t depth, struct td_error *err) TD_MUST_CHECK;
+
 #endif

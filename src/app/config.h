@@ -38,6 +38,7 @@ enum td_opt {
     TD_OPT_N_PROMPT,
     TD_OPT_N_GEN,
     TD_OPT_DEPTH,
+    TD_OPT_FILL,
     TD_OPT_REPEAT,
     TD_OPT_FORMAT,
     TD_OPT_OPS,

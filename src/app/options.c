@@ -152,6 +152,10 @@ const struct td_opt_row td_options[TD_N_OPTS] = {
                       "answer lengths to measure, in tokens; 0: none"},
     [TD_OPT_DEPTH] = {"--depth", 'd', TD_OPT_TYPE_LIST, "N,..", "0", 0, UINT32_MAX / 2, BENCH,
                       "tokens already in the KV cache"},
+    [TD_OPT_FILL] =
+        {"--fill", 0, TD_OPT_TYPE_CHOICE, "compute|noise", "compute", 0, 0, BENCH,
+         "how the KV cache is filled up to -d: by computing, or with noise, which takes "
+         "moments and times the same work"},
     [TD_OPT_REPEAT] = {"--repetitions", 'r', TD_OPT_TYPE_COUNT, "R", "5", 1, 1000, BENCH,
                        "measurements of each row"},
     [TD_OPT_FORMAT] = {"--output", 'o', TD_OPT_TYPE_CHOICE, "md|json|csv", "md", 0, 0, BENCH,
