@@ -26,12 +26,17 @@ static void widen(float out[TD_QK], const uint16_t in[TD_QK])
 {
     for (int i = 0; i < TD_QK; i++) {
         const uint32_t sign = (uint32_t)(in[i] & 0x8000u) << 16;
-        const uint32_t abs = (uint32_t)(in[i] & 0x7fffu) << 13;
-        // A subnormal has no leading one: it is added with the exponent, then taken off again.
-        const float small = td_f32_of_bits(abs + (113u << 23)) - 0x1p-14f;
-        const uint32_t normal = abs + (112u << 23);
-        out[i] = td_f32_of_bits(sign | (abs < (1u << 23) ? td_bits_of_f32(small) : normal));
+        // An exponent that is 112 too small, which the product mends, in subnormals too.
+        const float scaled = td_f32_of_bits((uint32_t)(in[i] & 0x7fffu) << 13) * 0x1p112f;
+        out[i] = td_f32_of_bits(sign | td_bits_of_f32(scaled));
     }
+}
+
+// a where is_a, else b; as arithmetic, since a choice would become a branch.
+static uint32_t choose(bool is_a, uint32_t a, uint32_t b)
+{
+    const uint32_t mask = 0u - (uint32_t)is_a;
+    return (a & mask) | (b & ~mask);
 }
 
 // td_f16_of_f32 without branches.
@@ -42,9 +47,9 @@ static void narrow(uint16_t out[TD_QK], const float in[TD_QK])
         const uint32_t abs = u & 0x7fffffffu;
         const uint32_t small = td_bits_of_f32(td_f32_of_bits(abs) + 0.5f) - 0x3f000000u;
         const uint32_t normal = (abs - 0x38000000u + 0xfffu + (abs >> 13 & 1u)) >> 13;
-        uint32_t h = abs < 0x38800000u ? small : normal;
-        h = abs >= 0x477ff000u ? 0x7c00u : h;
-        h = abs > 0x7f800000u ? 0x7e00u : h;
+        uint32_t h = choose(abs < 0x38800000u, small, normal);
+        h = choose(abs >= 0x477ff000u, 0x7c00u, h);
+        h = choose(abs > 0x7f800000u, 0x7e00u, h);
         out[i] = (uint16_t)(h | (u >> 16 & 0x8000u));
     }
 }
