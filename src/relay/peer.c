@@ -43,6 +43,10 @@ int td_peer_init(struct td_peer *out, enum td_wire_role role, const struct td_sp
                             .identity = {.kv_types = 1u << kv_type,
                                          .n_layers = spec->n_layers,
                                          .n_vocab = spec->n_vocab}};
+    bool has_blocks = true;
+    for (uint32_t il = 0; il < spec->n_layers; il++)
+        if (spec->kv[il].head_dim % TD_QK != 0) has_blocks = false;
+    if (has_blocks) out->identity.kv_types |= TD_WIRE_KV_Q8_0;
     memcpy(out->identity.tokenizer, tokenizer, 32);
     memcpy(out->identity.weights, weights, 32);
     td_peer_text(spec->name, out->identity.name, sizeof(out->identity.name));

@@ -15,7 +15,8 @@ struct td_peer {
 
 // What the model says about a peer: versions of this build, SHA-256 of the KV layout, its numbers
 // and name. tokenizer and weights are SHA-256 of the vocabulary and of the weights; kv_type is what
-// the engine keeps KV in, and travels. Fails: TD_EIO when hashing does.
+// the engine keeps KV in, and travels, as does q8_0 where its blocks fit the heads. Fails: TD_EIO
+// when hashing does.
 int td_peer_init(struct td_peer *out, enum td_wire_role role, const struct td_spec *spec,
                  const uint8_t tokenizer[32], const uint8_t weights[32], enum td_type kv_type,
                  struct td_error *err) TD_MUST_CHECK;

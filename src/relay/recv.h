@@ -14,9 +14,15 @@ struct td_recv_request {
     uint64_t id;
     const struct td_backend *backend;
     const struct td_spec *spec;
-    struct td_kv *kv;     // holds [0, have); nobody else touches it until the request is closed
-    enum td_type kv_type; // on the wire; so far the KV's own
-    uint32_t n_tokens;    // positions [have, n_tokens - 1) will come
+    struct td_kv *kv;      // holds [0, have); nobody else touches it until the request is closed
+    enum td_type kv_type;  // on the wire: the KV's own, or TD_Q8_0
+    enum td_type own_type; // of the KV (f16 or f32) when kv_type is TD_Q8_0
+    uint32_t n_tokens;     // positions [have, n_tokens - 1) will come
+    float *logits;         // (n_vocab of the spec) of a canary's last token; NULL: none may come
+    // Called when there is something for td_recv_wait, with the request locked: it returns at once
+    // and calls nothing of the request. May be NULL.
+    void (*notify)(void *ctx);
+    void *notify_ctx;
 };
 
 // Fails: as td_ledger_init does; TD_ENOMEM.
@@ -25,10 +31,12 @@ int td_recv_open(struct td_recv **out, const struct td_recv_request *request,
 // When no other thread uses it any more. NULL is fine.
 void td_recv_close(struct td_recv *r);
 
-// Takes one frame of this request whose header was read from the data connection: SPAN, CHECKPOINT
-// or FINAL. At a checkpoint waits until td_recv_wait has committed it. Fails: TD_EFORMAT for what
-// may not come (before its payload is read); as td_link_read and kv_write do; TD_ECANCEL after
-// td_recv_stop. A failure that is not the link's (TD_EIO) also ends the request.
+// Takes one frame of this request whose header was read from the data connection, which may be
+// another one each time: SPAN, CHECKPOINT, FINAL or LOGITS. At a checkpoint waits until
+// td_recv_wait has committed it. Fails: TD_EFORMAT for what may not come (before its payload is
+// read); TD_EIO, as td_link_read does and when the payload is damaged; as kv_write does; TD_ECANCEL
+// after td_recv_stop. A failure that is not the link's (TD_EIO) also ends the request. After one
+// that is neither TD_EIO nor TD_EFORMAT the connection stands where the next frame begins.
 // Threads: the receiver's, one at a time.
 int td_recv_frame(struct td_recv *r, struct td_frames *data, const struct td_wire_header *h,
                   struct td_error *err) TD_MUST_CHECK;
@@ -48,6 +56,7 @@ struct td_recv_report {
     uint64_t n_spans, span_sum, bytes;
     uint64_t far_ns, far_stall_ns; // FINAL's account
     uint32_t far_computed, far_reused;
+    uint32_t n_logits; // of a canary: entries that came
     bool is_done;
 };
 void td_recv_report(struct td_recv *r, struct td_recv_report *out); // any thread
