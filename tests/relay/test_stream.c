@@ -148,7 +148,7 @@ static int relay(struct rig *r, uint32_t *n_whole_out)
     if (have == r->n_tokens - 1) return TD_OK; // only the last token is missing
     OK(td_frames_init(&r->far_data, r->link[0], TD_WIRE_DATA, 1, &err));
     OK(td_frames_init(&r->near_data, r->link[1], TD_WIRE_DATA, 1, &err));
-    const struct td_sender_config cfg = {td_backend_cpu(), r->n_queue};
+    const struct td_sender_config cfg = {.backend = td_backend_cpu(), .n_queue = r->n_queue};
     OK(td_sender_open(&r->sender, &cfg, &r->far_data, &err));
     const struct td_send_request out = {.id = 3,
                                         .spec = &g_model->spec,
