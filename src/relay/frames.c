@@ -26,6 +26,30 @@ int td_frames_init(struct td_frames *out, struct td_link *link, enum td_wire_cha
     return td_fail(err, TD_ENOMEM, "no memory for a connection's frames");
 }
 
+int td_frames_first(struct td_frames *out, struct td_link *link, uint32_t wait_ms,
+                    struct td_wire_header *h, struct td_error *err)
+{
+    *out = (struct td_frames){0};
+    uint8_t bytes[TD_WIRE_HEADER_BYTES];
+    size_t n;
+    int code = td_link_read_some(link, bytes, sizeof(bytes), wait_ms, &n, err);
+    if (!code && n == 0) code = td_fail(err, TD_EIO, "%s said nothing", td_link_peer(link));
+    if (!code) code = td_link_read(link, bytes + n, sizeof(bytes) - n, err);
+    if (code) return code;
+    // Believed only as far as to choose what the header is checked against.
+    const uint8_t version = bytes[4];
+    const bool is_data = bytes[5] == TD_WIRE_JOIN;
+    const enum td_wire_channel channel = is_data ? TD_WIRE_DATA : TD_WIRE_CONTROL;
+    code = td_wire_get_header(h, bytes, channel, is_data ? version : 0, err);
+    if (!code && !is_data && h->type != TD_WIRE_HELLO)
+        code = td_fail(err, TD_EFORMAT, "%s began with %s", td_link_peer(link),
+                       td_wire_type_name(h->type));
+    // 0 is below the least version.
+    if (!code && is_data && (version < TD_WIRE_VERSION_MIN || version > TD_WIRE_VERSION_MAX))
+        code = td_fail(err, TD_EUNSUP, "%s joins with protocol %u", td_link_peer(link), version);
+    return code ? code : td_frames_init(out, link, channel, is_data ? version : 0, err);
+}
+
 void td_frames_free(struct td_frames *f)
 {
     if (!f->payload) return;

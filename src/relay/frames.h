@@ -21,6 +21,12 @@ struct td_frames {
 
 int td_frames_init(struct td_frames *out, struct td_link *link, enum td_wire_channel channel,
                    uint8_t version, struct td_error *err) TD_MUST_CHECK;
+// The listening side: waits at most wait_ms for the first frame of a connection, which says what it
+// is: HELLO (control, no version yet) or JOIN (data, of the version it names). Reads its header and
+// initialises *out for that channel. Fails: TD_EIO nothing came; TD_EFORMAT, TD_EUNSUP another
+// frame; TD_ENOMEM; as td_link_read does.
+int td_frames_first(struct td_frames *out, struct td_link *link, uint32_t wait_ms,
+                    struct td_wire_header *h, struct td_error *err) TD_MUST_CHECK;
 void td_frames_free(struct td_frames *f); // wipes the buffers; the link stays
 
 // Waits at most wait_ms for a frame to begin, then reads its header; *is_there says whether one

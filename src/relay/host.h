@@ -3,8 +3,9 @@
 // made. docs/WIRE.md says what travels; send.h how. It prints nothing: what happens is told to
 // `event`.
 //
-// Threads: one accepts; one reads each control connection (and is its heartbeat: PROGRESS or PING
-// every progress_ms); one sends on each data connection (send.h); the engine's runs td_host_serve.
+// Threads: one accepts; one reads each connection; one writes each control connection (and is its
+// heartbeat: PROGRESS or PING every progress_ms); one sends on each data connection (send.h); the
+// engine's runs td_host_serve.
 #ifndef TD_RELAY_HOST_H
 #define TD_RELAY_HOST_H
 
@@ -47,7 +48,8 @@ struct td_host_config {
     bool send_at_end;           // nothing is sent before all is computed (to compare; never useful)
     struct td_split_rate prefill, decode; // as measured so far; told to peers, kept up to date
     void (*event)(void *ctx,
-                  const struct td_host_event *e); // any thread, one at a time; may be NULL
+                  const struct td_host_event *e); // any thread, one at a time; may be NULL; calls
+                                                  // nothing of the host
     void *event_ctx;
 };
 

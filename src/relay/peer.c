@@ -108,12 +108,17 @@ static int refuse(struct td_frames *f, enum td_wire_reason reason, int code,
     return code;
 }
 
-static int greet_hello(struct td_frames *f, const struct td_peer *ours, struct td_peer *theirs,
-                       uint8_t *version_out, struct td_error *err)
+// hello: of the peer's, when its header has been read; else NULL.
+static int greet_hello(struct td_frames *f, const struct td_wire_header *hello,
+                       const struct td_peer *ours, struct td_peer *theirs, uint8_t *version_out,
+                       struct td_error *err)
 {
     struct td_wire_msg msg = {.h = {.type = TD_WIRE_HELLO}, .u.hello = ours->hello};
     int code = td_frames_write(f, &msg, err);
-    if (!code) code = td_peer_expect(f, TD_WIRE_HELLO, GREET_MS, &msg, err);
+    if (!code && hello)
+        code = td_frames_payload(f, hello, &msg, err);
+    else if (!code)
+        code = td_peer_expect(f, TD_WIRE_HELLO, GREET_MS, &msg, err);
     if (code) return code;
     theirs->hello = msg.u.hello;
     struct td_error why;
@@ -154,9 +159,16 @@ static int compare(struct td_frames *f, const struct td_wire_identity *a,
 int td_peer_greet(struct td_frames *f, const struct td_peer *ours, struct td_peer *theirs,
                   bool *weights_differ, struct td_error *err)
 {
+    return td_peer_answer(f, NULL, ours, theirs, weights_differ, err);
+}
+
+int td_peer_answer(struct td_frames *f, const struct td_wire_header *hello,
+                   const struct td_peer *ours, struct td_peer *theirs, bool *weights_differ,
+                   struct td_error *err)
+{
     *weights_differ = false;
     uint8_t version = 0;
-    int code = greet_hello(f, ours, theirs, &version, err);
+    int code = greet_hello(f, hello, ours, theirs, &version, err);
     if (code) return code;
     f->version = version;
     struct td_wire_msg msg = {.h = {.version = version, .type = TD_WIRE_IDENTITY},

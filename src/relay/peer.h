@@ -29,6 +29,11 @@ int td_peer_init(struct td_peer *out, enum td_wire_role role, const struct td_sp
 int td_peer_greet(struct td_frames *f, const struct td_peer *ours, struct td_peer *theirs,
                   bool *weights_differ, struct td_error *err) TD_MUST_CHECK;
 
+// The same on the listening side, which has read the header of the peer's HELLO (td_frames_first).
+int td_peer_answer(struct td_frames *f, const struct td_wire_header *hello,
+                   const struct td_peer *ours, struct td_peer *theirs, bool *weights_differ,
+                   struct td_error *err) TD_MUST_CHECK;
+
 // Reads the one frame that may come now, of this type, within wait_ms. ERROR becomes a failure with
 // its text. Fails: TD_EIO nothing came; TD_EFORMAT another frame came; TD_ECANCEL the peer refused.
 int td_peer_expect(struct td_frames *f, enum td_wire_type type, uint32_t wait_ms,
