@@ -60,17 +60,18 @@ static int read_control(struct td_host_peer *peer, bool *is_bye, struct td_error
     return TD_OK;
 }
 
-static int welcome(struct td_host_peer *peer, struct td_error *err)
+// The first thing the talker says. Mutex held.
+static void say_welcome(struct td_host_peer *peer)
 {
     const struct td_host_config *cfg = &peer->host->cfg;
-    struct td_wire_msg msg = {.h = {.type = TD_WIRE_WELCOME, .version = peer->control->version},
+    struct td_wire_msg msg = {.h = {.type = TD_WIRE_WELCOME},
                               .u.welcome = {.lease_ms = cfg->lease_ms,
                                             .progress_ms = cfg->progress_ms,
                                             .n_slots = cfg->n_slots,
                                             .max_tokens = cfg->n_ctx,
                                             .max_kv_bytes = cfg->max_kv_bytes}};
     memcpy(msg.u.welcome.token, peer->token, sizeof(peer->token));
-    return td_frames_write(peer->control, &msg, err);
+    td_host_say(peer, &msg);
 }
 
 // Greets, and makes the session known.
@@ -84,8 +85,6 @@ static int begin_session(struct td_host_peer *peer, const struct td_wire_header 
     if (code) return code;
     if (RAND_bytes(peer->token, sizeof(peer->token)) != 1)
         return td_fail(err, TD_EIO, "no random numbers from the operating system");
-    code = welcome(peer, err);
-    if (code) return code;
     pthread_mutex_lock(&host->mutex);
     if (host->is_stopping)
         code = td_fail(err, TD_ECANCEL, "the prefill side ends");
@@ -97,6 +96,7 @@ static int begin_session(struct td_host_peer *peer, const struct td_wire_header 
         peer->next = host->peers;
         host->peers = peer;
         host->n_peers++;
+        say_welcome(peer); // not before: a data connection may follow it at once
         peer->is_rates_due = true;
         tell(host, TD_HOST_CAME, peer->address, theirs.hello.build);
     }

@@ -468,12 +468,85 @@ static void a_cancelled_request_gives_its_slot_back(void **state)
     close_house(&h);
 }
 
+// ---- breaks -----------------------------------------------------------------------------------
+
+static void send_resume(struct client *c, const uint8_t token[32])
+{
+    uint32_t marks[TD_WIRE_MAX_LAYERS];
+    td_recv_marks(c->recv, marks);
+    struct td_recv_report report;
+    td_recv_report(c->recv, &report);
+    struct td_wire_msg msg = {.h = {.type = TD_WIRE_RESUME, .request = c->id},
+                              .u.resume = {.n_spans = report.n_spans,
+                                           .span_sum = report.span_sum,
+                                           .n_layers = g_model->spec.n_layers},
+                              .items = marks,
+                              .items_bytes = g_model->spec.n_layers * 4};
+    memcpy(msg.u.resume.token, token, 32);
+    c->is_accepted = false;
+    send_msg(&c->control, msg);
+}
+
+// How the next connection comes to be.
+enum again { BOTH, ONLY_DATA, UNNOTICED, N_AGAIN };
+
+static void connect_again(struct client *c, enum again how)
+{
+    if (how == BOTH) cut(c);
+    if (how == ONLY_DATA) cut_one(&c->link[1], &c->data);
+    struct client before = *c; // the host still takes these to be alive
+    if (how != ONLY_DATA) connect_control(c);
+    join_data(c);
+    send_resume(c, c->first_token);
+    if (how == UNNOTICED) cut(&before);
+}
+
+static void a_broken_request_goes_on_where_it_was(void **state)
+{
+    (void)state;
+    for (uint32_t at = 1;; at++) {
+        struct house h;
+        open_house(&h, &(struct td_host_config){.progress_ms = 20, .n_queue = at % 4},
+                   at % 2 ? &key_a : NULL);
+        struct client c;
+        open_client(&c, &h, at % 2 ? &key_a : NULL);
+        c.checkpoint_tokens = CHUNK;
+        c.cut_after = at;
+        ask(&c, 300);
+        int code = fetch(&c);
+        const bool is_cut = code != TD_OK;
+        if (is_cut) {
+            connect_again(&c, (enum again)(at % N_AGAIN));
+            if (at > 3) { // once more
+                c.cut_after = at + 3;
+                code = fetch(&c);
+                if (code) connect_again(&c, BOTH);
+            }
+            c.cut_after = 0;
+            if (code) code = fetch(&c);
+            if (code) fail_msg("cut after %u: %s; %s; %s", at, err.msg, c.data_err.msg, c.text);
+            assert_true(c.is_accepted);
+            struct td_host_report report;
+            td_host_report(h.host, &report);
+            assert_true(report.n_resumed >= 1);
+        }
+        finish(&c);
+        close_request(&c);
+        wait_idle(&h);
+        close_client(&c, true);
+        close_house(&h);
+        if (!is_cut) break;
+        assert_true(at < 100);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(good_requests_give_the_bits_of_a_local_prefill),
         cmocka_unit_test(bad_requests_are_told_why),
         cmocka_unit_test(a_cancelled_request_gives_its_slot_back),
+        cmocka_unit_test(a_broken_request_goes_on_where_it_was),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
