@@ -195,8 +195,8 @@ TANDEM_API void tandem_sampler_close(struct tandem_sampler *sampler);
 TANDEM_API int32_t tandem_sampler_draw(struct tandem_sampler *sampler, const float *logits);
 
 // One more token after a sync: computes the one before if it is not yet, draws, appends. The token
-// is part of the timeline at once, and computed by the next call. Fails: EARG (nothing synced),
-// EFULL (the context is used up), ENOMEM, ECANCEL.
+// is part of the timeline at once, and computed by the next call. Fails: EARG (nothing synced,
+// a sampler for another vocabulary), EFULL (the context is used up), ENOMEM, ECANCEL.
 TANDEM_API int tandem_session_next(struct tandem_session *s, struct tandem_sampler *sampler,
                                    int32_t *token_out, struct tandem_error *err) TANDEM_MUST_CHECK;
 

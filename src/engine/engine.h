@@ -118,12 +118,14 @@ struct td_sampler;
 int td_sampler_open(struct td_sampler **out, const struct td_sampling *cfg, uint32_t n_vocab,
                     struct td_error *err) TD_MUST_CHECK;
 void td_sampler_close(struct td_sampler *sampler);
+uint32_t td_sampler_n_vocab(const struct td_sampler *sampler); // as opened
 // Chooses from logits (n_vocab). No allocation.
 int32_t td_sampler_draw(struct td_sampler *sampler, const float *logits);
 
 // One token of the answer: computes the pending token if there is one, samples, appends it as
 // pending. The token is part of the timeline at once; its KV is computed by the following call.
-// Fails: TD_EFULL when the context is used up, TD_ECANCEL.
+// Fails: TD_EFULL when the context is used up, TD_ECANCEL, TD_EARG for a sampler of another
+// vocabulary.
 int td_session_next(struct td_session *s, struct td_sampler *sampler, int32_t *token_out,
                     struct td_error *err) TD_MUST_CHECK;
 

@@ -44,6 +44,11 @@ int td_sampler_open(struct td_sampler **out, const struct td_sampling *cfg, uint
     return TD_OK;
 }
 
+uint32_t td_sampler_n_vocab(const struct td_sampler *s)
+{
+    return s->n_vocab;
+}
+
 void td_sampler_close(struct td_sampler *s)
 {
     if (!s) return;

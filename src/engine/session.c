@@ -245,6 +245,10 @@ int td_session_eval(struct td_session *s, const int32_t *tokens, uint32_t n, td_
 int td_session_next(struct td_session *s, struct td_sampler *sampler, int32_t *token_out,
                     struct td_error *err)
 {
+    const uint32_t n_vocab = s->engine->model->spec.n_vocab;
+    if (td_sampler_n_vocab(sampler) != n_vocab)
+        return td_fail(err, TD_EARG, "a sampler of %u tokens cannot choose from %u",
+                       td_sampler_n_vocab(sampler), n_vocab);
     int code = step_until_ready(s, NULL, NULL, err);
     if (code != TD_OK) return code;
     // A cancel since the last token: nothing is computing that would meet it.

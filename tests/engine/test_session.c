@@ -264,6 +264,11 @@ static void what_makes_no_sense_is_refused(void **state)
     const struct td_sampling greedy = {.top_p = 1};
     OK(td_sampler_open(&sampler, &greedy, 1024, &err));
     int32_t token;
+    struct td_sampler *other;
+    OK(td_sampler_open(&other, &greedy, 1023, &err));
+    assert_int_equal(td_session_next(s, other, &token, &err), TD_EARG);
+    assert_string_equal(err.msg, "a sampler of 1023 tokens cannot choose from 1024");
+    td_sampler_close(other);
     OK(td_session_next(s, sampler, &token, &err));
     assert_int_equal(td_session_next(s, sampler, &token, &err), TD_EFULL);
     assert_string_equal(err.msg, "the context of 10 tokens is full");
