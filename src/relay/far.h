@@ -35,7 +35,7 @@ int td_far_open(struct td_far **out, const struct td_far_config *cfg,
                 struct td_error *err) TD_MUST_CHECK;
 void td_far_close(struct td_far *far); // after its fetches. NULL is fine
 // Whether both connections stand; after a break the next fetch connects anew.
-bool td_far_is_up(const struct td_far *far);
+bool td_far_is_up(struct td_far *far);
 
 struct td_far_info {
     char peer[64];  // address

@@ -115,14 +115,14 @@ static int wait_for_commit(struct td_recv *r, uint32_t n, struct td_error *err)
     return r->code;
 }
 
-// Reads the payload. What is damaged is the link's fault: the same frame may come whole over
-// another.
+// Reads the payload. What is damaged, or a link that somebody cancelled, is not the request's end:
+// the same frame may come whole over another.
 static int read_payload(struct td_frames *data, const struct td_wire_header *h,
                         struct td_wire_msg *out, struct td_error *err)
 {
     const int code = td_frames_payload(data, h, out, err);
-    if (code == TD_EFORMAT && err) err->code = TD_EIO;
-    return code == TD_EFORMAT ? TD_EIO : code;
+    if (code && err) err->code = TD_EIO;
+    return code ? TD_EIO : TD_OK;
 }
 
 // Writes a span into the KV, converting it if it came as q8_0.

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT
+// Private to far.c, conn.c, fetch.c and canary.c: what a peer and its requests share.
+//
+// Locks: a request's recv locks itself, and tells far->mutex then (td_recv_request.notify); so
+// nothing of recv.h is called with far->mutex held.
+#ifndef TD_RELAY_FAR_IMPL_H
+#define TD_RELAY_FAR_IMPL_H
+
+#include "base/clock.h"
+#include "relay/far.h"
+#include "relay/recv.h"
+
+#include <pthread.h>
+
+#define MS_NS 1000000u
+
+// Both connections of one session and the threads that read them. Made and taken down by the
+// engine's thread.
+struct td_conn {
+    struct td_far *far;
+    struct td_link *link[2]; // by enum td_wire_channel
+    struct td_frames control, data;
+    struct td_peer theirs;
+    struct td_wire_welcome welcome;
+    bool weights_differ;
+    uint32_t ping_ms;
+    pthread_t threads[2];
+    uint32_t n_threads; // started
+
+    // Guarded by far->mutex.
+    uint32_t n_running; // threads
+    uint32_t n_users;   // others that write
+    int code;           // not TD_OK: it is down
+    struct td_error err;
+    bool is_refused;        // the peer, or this end, wants no other connection
+    uint64_t heard_ns;      // anything, on either connection
+    uint64_t data_heard_ns; // on data
+    bool is_taking;         // the data thread is in a frame
+
+    // Control thread, and before it starts the engine's.
+    uint64_t ping_sent_ns, ping_open_ns; // the second: not answered yet; 0: none
+    uint32_t n_pongs;
+};
+
+// One stretch of the data connection in which bytes came without a wait. Data thread.
+struct td_stretch {
+    uint64_t start_ns, last_ns; // of its first frame; end of the last
+    uint64_t bytes;
+    bool is_on;
+    bool is_sound; // the socket was empty when it began: no byte of it had come before
+};
+
+struct td_measure {
+    uint64_t request; // 0: none
+    uint64_t size_bytes, n_bytes;
+    uint64_t first_ns, last_ns;
+    bool is_probed;
+    uint64_t probed_ns; // as the peer says
+    int code;
+    struct td_error err;
+};
+
+struct td_far {
+    struct td_far_config cfg; // where, key and peer point to the copies below
+    char *where;
+    struct td_key key;
+    struct td_peer peer;
+    uint64_t next_request; // engine's thread
+    struct td_conn *conn;  // changed by the engine's thread, under the mutex
+    struct td_peer met;    // whom it was connected to last
+    bool has_met;
+    bool is_checked;  // whose canary was right
+    bool is_checking; // a canary is under way: a break is not mended
+    double connect_seconds, canary_seconds, canary_kv_error, canary_logits_kl;
+    // A break is being mended. Engine's thread.
+    uint64_t broken_ns, retry_ns; // 0: no
+    uint32_t backoff_ms;
+    struct td_error break_err; // why
+
+    pthread_mutex_t mutex; // guards all below
+    pthread_cond_t changed;
+    uint64_t n_events;
+    struct td_fetch *fetches; // changed by the engine's thread
+    struct td_split_rate prefill, decode;
+    double link_bytes_per_s;
+    uint64_t round_trip_ns; // least; 0: not known
+    struct td_measure measure;
+};
+
+struct td_fetch {
+    struct td_far *far;
+    struct td_fetch *next;
+    struct td_session *session;
+    int32_t *tokens; // (n)
+    uint32_t n;
+    uint32_t have;
+    uint32_t flags;         // of REQUEST
+    uint64_t begin_ns;      //
+    struct td_recv *recv;   //
+    uint32_t n_tries;       // REQUESTs sent. Engine's thread
+    uint32_t n_resumed;     // Engine's thread
+    uint8_t made_token[32]; // of the session in which it was made
+
+    // Guarded by far->mutex.
+    uint32_t n_refs;
+    uint64_t id;
+    enum td_fetch_state state; // written by the engine's thread
+    int code;
+    struct td_error err;
+    bool is_cancelled;
+    uint32_t n_accepts; // that may come: one for each REQUEST and RESUME
+    bool is_accepted;
+    bool is_over_there; // the peer knows that it has ended
+    bool is_gone;       // the peer has nothing to resume from
+    bool is_mended;     // something came since the last break
+    struct td_wire_accept accept;
+    struct td_wire_progress progress;
+    uint64_t sign_ns;   // of life: ACCEPT, PROGRESS or a frame
+    uint64_t accept_ns; // arrival of the last ACCEPT
+    int64_t anchor_ns;  // our clock when the peer's computing would have begun; see place_far_end
+    bool has_anchor;
+    bool is_final_here;
+    uint64_t final_ns, commit_ns; // FINAL's arrival; the last commit
+    uint64_t end_ns;
+    uint64_t transfer_ns;
+    uint64_t bytes;
+    uint32_t n_committed;
+};
+
+// ---- conn.c: one session -----------------------------------------------------------------------
+
+// Connects, greets, joins; no thread runs yet. Fails as td_far_open does.
+int td_conn_open(struct td_conn **out, struct td_far *far, struct td_error *err) TD_MUST_CHECK;
+// Starts reading.
+int td_conn_start(struct td_conn *c, struct td_error *err) TD_MUST_CHECK;
+// Ends the threads: the engine's commits what they wait for. NULL is fine.
+void td_conn_close(struct td_conn *c);
+// It is down for this reason, unless it already is: nothing more is read or written. Any thread.
+void td_conn_fail(struct td_conn *c, bool is_refused, const struct td_error *err);
+// Writes a frame to control; a failure is the connection's. Any thread that keeps c alive.
+int td_conn_say(struct td_conn *c, const struct td_wire_msg *msg, struct td_error *err);
+// Reads a payload; what is damaged fails with TD_EIO.
+int td_conn_payload_in(struct td_frames *f, const struct td_wire_header *h, struct td_wire_msg *out,
+                       struct td_error *err) TD_MUST_CHECK;
+struct td_wire_header td_conn_header(const struct td_conn *c, enum td_wire_type type,
+                                     uint64_t request);
+
+// ---- far.c -------------------------------------------------------------------------------------
+
+void td_far_event(struct td_far *far); // something changed; mutex not held
+bool td_far_is_down(struct td_far *far);
+// Connects anew, and goes on with every request that runs. Fails as td_far_open does.
+int td_far_reconnect(struct td_far *far, struct td_error *err) TD_MUST_CHECK;
+// Waits until n_events is no longer `seen`, or for wait_ms.
+void td_far_wait(struct td_far *far, uint64_t seen, uint32_t wait_ms);
+int td_far_code_of(uint16_t reason);
+
+// ---- fetch.c -----------------------------------------------------------------------------------
+
+int td_fetch_ask(struct td_fetch **out, struct td_far *far, struct td_session *s,
+                 const int32_t *tokens, uint32_t n, float *canary_logits,
+                 struct td_error *err) TD_MUST_CHECK;
+// Commits what has become whole, of every request. Engine's thread.
+void td_fetch_commit_all(struct td_far *far);
+// On a new connection: RESUME, or REQUEST when nothing was taken up.
+int td_fetch_resume(struct td_fetch *f, struct td_conn *c, struct td_error *err) TD_MUST_CHECK;
+// Ends all that run. Engine's thread.
+void td_fetch_end_all(struct td_far *far, const struct td_error *err);
+// Frames of a request. The control thread, the data thread; TD_EFORMAT refuses the frame.
+int td_fetch_control(struct td_conn *c, const struct td_wire_msg *msg,
+                     struct td_error *err) TD_MUST_CHECK;
+int td_fetch_data(struct td_conn *c, struct td_stretch *t, const struct td_wire_header *h,
+                  uint64_t waited_ns, struct td_error *err) TD_MUST_CHECK;
+// Whether a request that runs has stopped making progress. Mutex held.
+bool td_fetch_is_stuck(const struct td_conn *c, uint64_t now_ns, struct td_error *err);
+
+// ---- canary.c ----------------------------------------------------------------------------------
+
+// The same prompt there and here. Fails: TD_EARG when the two are not the same model.
+int td_canary_run(struct td_far *far, struct td_error *err) TD_MUST_CHECK;
+
+#endif
