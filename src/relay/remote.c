@@ -208,19 +208,17 @@ static void group_layers(struct td_split_ask *ask, const struct td_spec *spec, e
     }
 }
 
-static void ask_split(const struct job *j, const struct peer *p, struct td_split *out)
+// A prompt of n tokens of which nothing is cached, here or at p.
+static void put_question(const struct td_remote *r, const struct peer *p, uint32_t n,
+                         struct td_split_ask *out)
 {
-    const struct td_remote *r = j->r;
     struct td_far_info info;
     td_far_info(p->far, &info);
-    const uint32_t n = j->ask->n;
-    struct td_split_ask ask = {
-        .here = {.prefill = r->prefill, .decode = r->decode, .n_cached_tokens = j->n_have},
-        .there = {.prefill = info.prefill,
-                  .decode = info.decode,
-                  .n_cached_tokens = n_cached_there(p, j->ask->tokens, n)},
+    *out = (struct td_split_ask){
+        .here = {.prefill = r->prefill, .decode = r->decode},
+        .there = {.prefill = info.prefill, .decode = info.decode},
         .n_prompt_tokens = n,
-        .n_answer_tokens = j->ask->n_answer ? j->ask->n_answer : N_ANSWER,
+        .n_answer_tokens = N_ANSWER,
         .link_bytes_per_s = p->link_bytes_per_s,
         .round_trip_seconds = info.round_trip_seconds,
         .setup_seconds = p->setup_seconds,
@@ -228,7 +226,26 @@ static void ask_split(const struct job *j, const struct peer *p, struct td_split
         .checkpoint_tokens =
             r->cfg.far.checkpoint_tokens ? r->cfg.far.checkpoint_tokens : CHECKPOINT,
     };
-    group_layers(&ask, &td_engine_model(r->cfg.far.engine)->spec, r->cfg.far.kv_type);
+    group_layers(out, &td_engine_model(r->cfg.far.engine)->spec, r->cfg.far.kv_type);
+}
+
+int td_remote_question(struct td_remote *r, uint32_t i, uint32_t n, struct td_split_ask *out,
+                       struct td_error *err)
+{
+    struct td_far *far;
+    const int code = td_remote_peer(r, i, &far, err);
+    if (!code) put_question(r, &r->peers[i], n, out);
+    return code;
+}
+
+static void ask_split(const struct job *j, const struct peer *p, struct td_split *out)
+{
+    const uint32_t n = j->ask->n;
+    struct td_split_ask ask;
+    put_question(j->r, p, n, &ask);
+    ask.here.n_cached_tokens = j->n_have;
+    ask.there.n_cached_tokens = n_cached_there(p, j->ask->tokens, n);
+    if (j->ask->n_answer) ask.n_answer_tokens = j->ask->n_answer;
     td_split(out, &ask);
 }
 
@@ -420,8 +437,10 @@ int td_remote_sync(struct td_remote *r, struct td_session *s, const struct td_re
     if (code) return code;
     struct job j = {.r = r, .s = s, .ask = ask, .stats = stats, .n_have = td_session_reused(s)};
     stats->n_have = j.n_have;
-    if (is_question(&j)) code = ask_peers(&j, err);
     struct td_error ignored; // an adoption of what is there cannot fail
+    // Idle while peers are asked: their canary's steps would compute this prompt, too.
+    code = td_session_adopt(s, ask->tokens, ask->n, err);
+    if (!code && is_question(&j)) code = ask_peers(&j, err);
     if (code && td_session_adopt(s, ask->tokens, ask->n, &ignored)) return code;
     if (!code) code = finish_here(&j, err);
     stats->seconds = (double)(td_clock_ns() - t0) * 1e-9;

@@ -76,6 +76,11 @@ int td_remote_sync(struct td_remote *r, struct td_session *s, const struct td_re
 int td_remote_peer(struct td_remote *r, uint32_t i, struct td_far **out,
                    struct td_error *err) TD_MUST_CHECK;
 
+// What plan/split.h is asked about a prompt of n tokens, nothing of it cached, and peer i. Fails as
+// td_remote_peer does.
+int td_remote_question(struct td_remote *r, uint32_t i, uint32_t n, struct td_split_ask *out,
+                       struct td_error *err) TD_MUST_CHECK;
+
 // Speeds of this machine: what is known, and what each prompt and answer adds to it.
 void td_remote_saw_decode(struct td_remote *r, uint32_t depth, uint32_t n_tokens, double seconds);
 void td_remote_rates(const struct td_remote *r, struct td_split_rate *prefill_out,

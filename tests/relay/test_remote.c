@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: MIT
+// Where a prompt is read: by measured speeds, by policy, at the peer that answers, and always with
+// the bits of a prompt read here.
+#include "engine/support.h"
+#include "link_support.h"
+#include "relay/host.h"
+#include "relay/remote.h"
+
+#include <stdio.h>
+
+enum { N_CTX = 600, N_VOCAB = 1024, CHUNK = 64, N = 300 };
+
+static struct td_model *g_model;
+static int32_t g_tokens[N_CTX];
+static const uint8_t g_digest[32] = {1};
+
+static int setup(void **state)
+{
+    (void)state;
+    g_model = open_model("synth:tiny,window=16,vocab=1024,ctx=8192");
+    struct td_rng rng = {21};
+    random_tokens(&rng, g_tokens, N_CTX, N_VOCAB);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    td_model_close(g_model);
+    return 0;
+}
+
+static struct td_split_rate speed(double tokens_per_s)
+{
+    return (struct td_split_rate){.points = {{0, tokens_per_s}}, .n_points = tokens_per_s > 0};
+}
+
+// ---- the prefill side -------------------------------------------------------------------------
+
+struct house {
+    struct td_engine *engine;
+    struct td_listener *listener;
+    struct td_peer peer;
+    struct td_host *host;
+    pthread_t thread;
+    int code;
+    struct td_error err;
+    char where[32];
+};
+
+static void *house_main(void *ctx)
+{
+    struct house *h = ctx;
+    h->code = td_host_serve(h->host, &h->err);
+    return NULL;
+}
+
+static void open_house(struct house *h, double prefill_tokens_per_s)
+{
+    *h = (struct house){0};
+    h->engine = open_engine_cfg(g_model, config(CHUNK, 1));
+    OK(td_listener_open(&h->listener, "127.0.0.1:0", &key_a, NULL, &err));
+    (void)snprintf(h->where, sizeof(h->where), "127.0.0.1:%u", td_listener_port(h->listener));
+    OK(td_peer_init(&h->peer, TD_WIRE_PREFILL, &g_model->spec, g_digest, g_digest, TD_F16, &err));
+    const struct td_host_config cfg = {.engine = h->engine,
+                                       .backend = td_backend_cpu(),
+                                       .peer = &h->peer,
+                                       .kv_type = TD_F16,
+                                       .n_slots = 1,
+                                       .n_ctx = N_CTX,
+                                       .max_kv_bytes = 1 << 20,
+                                       .prefill = speed(prefill_tokens_per_s),
+                                       .decode = speed(100)};
+    OK(td_host_open(&h->host, &cfg, h->listener, &err));
+    assert_int_equal(pthread_create(&h->thread, NULL, house_main, h), 0);
+}
+
+static void close_house(struct house *h)
+{
+    td_host_stop(h->host);
+    pthread_join(h->thread, NULL);
+    if (h->code) fail_msg("%s", h->err.msg);
+    td_host_close(h->host);
+    td_listener_close(h->listener);
+    td_engine_close(h->engine);
+}
+
+// ---- this side --------------------------------------------------------------------------------
+
+struct home {
+    struct td_engine *engine;
+    struct td_session *session;
+    struct td_peer peer;
+    struct td_remote *remote;
+    struct td_remote_stats stats;
+};
+
+static void open_home(struct home *h, const char *peers, enum td_remote_policy policy,
+                      double prefill_tokens_per_s)
+{
+    *h = (struct home){0};
+    h->engine = open_engine_cfg(g_model, config(50, 1));
+    h->session = open_session(h->engine, N_CTX);
+    OK(td_peer_init(&h->peer, TD_WIRE_DECODE, &g_model->spec, g_digest, g_digest, TD_F16, &err));
+    const struct td_remote_config cfg = {.far = {.key = &key_a,
+                                                 .engine = h->engine,
+                                                 .backend = td_backend_cpu(),
+                                                 .peer = &h->peer,
+                                                 .engine_kv_type = TD_F16,
+                                                 .kv_type = TD_F16,
+                                                 .checkpoint_tokens = 100,
+                                                 .resume_ms = 100,
+                                                 .prefill = speed(prefill_tokens_per_s),
+                                                 .decode = speed(100)},
+                                         .peers = peers,
+                                         .policy = policy};
+    OK(td_remote_open(&h->remote, &cfg, &err));
+}
+
+static void close_home(struct home *h)
+{
+    td_remote_close(h->remote);
+    td_session_close(h->session);
+    td_engine_close(h->engine);
+}
+
+static int read_prompt(struct home *h, uint32_t n)
+{
+    const struct td_remote_ask ask = {.tokens = g_tokens, .n = n, .n_answer = 16};
+    return td_remote_sync(h->remote, h->session, &ask, &h->stats, &err);
+}
+
+// The prompt was read this way, all of it is accounted for, and the logits are right.
+static void assert_read(struct home *h, uint32_t n, enum td_remote_path path)
+{
+    if (h->stats.path != path)
+        fail_msg("%s (%s) instead of %s", td_remote_path_text(h->stats.path), h->stats.reason,
+                 td_remote_path_text(path));
+    assert_int_equal(h->stats.n_tokens, n);
+    assert_int_equal(h->stats.n_have + h->stats.n_remote + h->stats.n_local, n);
+    assert_true(h->stats.reason[0] != '\0');
+    assert_fresh(g_model, h->session, g_tokens, n);
+}
+
+static void the_faster_side_reads(void **state)
+{
+    (void)state;
+    struct house far;
+    open_house(&far, 1000);
+    struct home h;
+    open_home(&h, far.where, TD_REMOTE_AUTO, 1); // a snail: it would take five minutes
+    OK(read_prompt(&h, N));
+    assert_read(&h, N, TD_REMOTE_REMOTE);
+    assert_int_equal(h.stats.n_remote, N - 1);
+    assert_int_equal(h.stats.n_local, 1);
+    assert_true(h.stats.bytes > 0 && h.stats.predicted_seconds > 0 && h.stats.far_seconds > 0);
+    assert_true(h.stats.overlap >= 0 && h.stats.overlap <= 1);
+    // The next turn sends what is new.
+    OK(read_prompt(&h, N + 120));
+    assert_read(&h, N + 120, TD_REMOTE_REMOTE);
+    assert_int_equal(h.stats.n_have, N);
+    // The same again asks no one.
+    OK(read_prompt(&h, N + 120));
+    assert_read(&h, N + 120, TD_REMOTE_LOCAL);
+    close_home(&h);
+
+    open_home(&h, far.where, TD_REMOTE_AUTO, 1e6); // done before a peer is reached
+    OK(read_prompt(&h, N));
+    assert_read(&h, N, TD_REMOTE_LOCAL);
+    close_home(&h);
+    open_home(&h, far.where, TD_REMOTE_AUTO, 1e6);
+    struct td_far *peer; // reached already, and slower
+    OK(td_remote_peer(h.remote, 0, &peer, &err));
+    OK(read_prompt(&h, N));
+    assert_read(&h, N, TD_REMOTE_LOCAL);
+    assert_non_null(strstr(h.stats.reason, far.where));
+    assert_int_equal(h.stats.bytes, 0);
+    close_home(&h);
+    close_house(&far);
+}
+
+static void policies_are_kept(void **state)
+{
+    (void)state;
+    struct house far;
+    open_house(&far, 1000);
+    struct home h;
+    open_home(&h, far.where, TD_REMOTE_NEVER, 1);
+    OK(read_prompt(&h, N));
+    assert_read(&h, N, TD_REMOTE_LOCAL);
+    assert_string_equal(h.stats.reason, "policy never");
+    close_home(&h);
+    open_home(&h, far.where, TD_REMOTE_REQUIRE, 1e9); // it would be faster here
+    OK(read_prompt(&h, N));
+    assert_read(&h, N, TD_REMOTE_REMOTE);
+    close_home(&h);
+    close_house(&far);
+}
+
+// An address at which nobody listens.
+static void nobody(char out[32])
+{
+    struct td_listener *l;
+    OK(td_listener_open(&l, "127.0.0.1:0", &key_a, NULL, &err));
+    (void)snprintf(out, 32, "127.0.0.1:%u", td_listener_port(l));
+    td_listener_close(l);
+}
+
+static void without_a_peer_auto_goes_on_and_require_says_why(void **state)
+{
+    (void)state;
+    char where[32];
+    nobody(where);
+    struct home h;
+    open_home(&h, where, TD_REMOTE_AUTO, 1);
+    OK(read_prompt(&h, N));
+    assert_read(&h, N, TD_REMOTE_LOCAL);
+    assert_non_null(strstr(h.stats.reason, where));
+    close_home(&h);
+    open_home(&h, where, TD_REMOTE_REQUIRE, 1);
+    assert_int_not_equal(read_prompt(&h, N), TD_OK);
+    assert_non_null(strstr(err.msg, where));
+    assert_int_equal(td_session_state(h.session), TD_SESSION_IDLE);
+    OK(td_session_sync(h.session, g_tokens, 20, NULL, 0, NULL, NULL, &err)); // still of use
+    close_home(&h);
+}
+
+static void the_next_peer_is_asked(void **state)
+{
+    (void)state;
+    char dead[32], peers[128];
+    nobody(dead);
+    struct house far;
+    open_house(&far, 1000);
+    (void)snprintf(peers, sizeof(peers), "%s, %s", dead, far.where);
+    struct home h;
+    open_home(&h, peers, TD_REMOTE_AUTO, 1);
+    OK(read_prompt(&h, N));
+    assert_read(&h, N, TD_REMOTE_REMOTE);
+    assert_string_equal(h.stats.peer, far.where);
+    struct td_far *peer;
+    assert_int_equal(td_remote_peer(h.remote, 2, &peer, &err), TD_EARG);
+    assert_int_not_equal(td_remote_peer(h.remote, 0, &peer, &err), TD_OK);
+    OK(td_remote_peer(h.remote, 1, &peer, &err));
+    close_home(&h);
+    close_house(&far);
+}
+
+static bool stop_at_once(void *ctx, const struct td_fetch_report *report)
+{
+    (void)ctx;
+    (void)report;
+    return false;
+}
+
+static void a_cancelled_prompt_leaves_the_session_usable(void **state)
+{
+    (void)state;
+    struct house far;
+    open_house(&far, 1000);
+    const struct td_pace slow = {.prefill = speed(200)};
+    td_engine_pace(far.engine, &slow);
+    struct home h;
+    open_home(&h, far.where, TD_REMOTE_REQUIRE, 1);
+    const struct td_remote_ask ask = {
+        .tokens = g_tokens, .n = 500, .remote_progress = stop_at_once};
+    assert_int_equal(td_remote_sync(h.remote, h.session, &ask, &h.stats, &err), TD_ECANCEL);
+    assert_int_equal(td_session_state(h.session), TD_SESSION_IDLE);
+    td_engine_pace(far.engine, NULL);
+    OK(read_prompt(&h, N));
+    assert_read(&h, N, h.stats.path);
+    close_home(&h);
+    close_house(&far);
+}
+
+static void a_list_of_peers_is_checked(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"", ",", "a:1,,b:2", "a:1,",
+                                      "a:1,b:1,c:1,d:1,e:1,f:1,g:1,h:1,i:1"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        struct td_remote *r;
+        const struct td_remote_config cfg = {.peers = bad[i]};
+        assert_int_equal(td_remote_open(&r, &cfg, &err), TD_EARG);
+        assert_null(r);
+        assert_non_null(strstr(err.msg, "--prefill"));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_faster_side_reads),
+        cmocka_unit_test(policies_are_kept),
+        cmocka_unit_test(without_a_peer_auto_goes_on_and_require_says_why),
+        cmocka_unit_test(the_next_peer_is_asked),
+        cmocka_unit_test(a_cancelled_prompt_leaves_the_session_usable),
+        cmocka_unit_test(a_list_of_peers_is_checked),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
