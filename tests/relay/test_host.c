@@ -125,7 +125,8 @@ struct client {
     struct td_session *session;
     struct td_recv *recv;
     pthread_t thread;
-    uint32_t n_frames, cut_after; // of data; 0: never
+    _Atomic uint32_t n_frames; // of data
+    uint32_t cut_after;        // 0: never
     float logits[N_VOCAB];
     uint32_t n_logits;
     int data_code;
@@ -332,9 +333,7 @@ static int fetch(struct client *c)
         // The data thread's end is seen by trying.
         struct td_recv_report report;
         td_recv_report(c->recv, &report);
-        if (!is_done && c->cut_after &&
-            __atomic_load_n(&c->n_frames, __ATOMIC_RELAXED) >= c->cut_after)
-            code = TD_EIO;
+        if (!is_done && c->cut_after && c->n_frames >= c->cut_after) code = TD_EIO;
     }
     if (c->reason) td_link_cancel(c->link[1]);
     // A last checkpoint may be waited for.
@@ -370,6 +369,7 @@ static void fetch_well(struct client *c, uint32_t n_tokens)
     ask(c, n_tokens);
     const int code = fetch(c);
     if (code) fail_msg("%d: %s; %s; %s", code, err.msg, c->data_err.msg, c->text);
+    while (!c->is_accepted) assert_true(take_control(c, SOON_MS)); // on another connection
     finish(c);
     close_request(c);
 }
@@ -385,7 +385,6 @@ static void good_requests_give_the_bits_of_a_local_prefill(void **state)
     open_client(&c, &h, &key_a);
     fetch_well(&c, 2);
     fetch_well(&c, 3 * CHUNK + 7);
-    assert_true(c.is_accepted);
     fetch_well(&c, 500); // a prefix on both sides
     assert_true(c.accept.n_reused > 0);
     assert_true(c.accept.kv_bytes > 0);
@@ -525,7 +524,7 @@ static void a_broken_request_goes_on_where_it_was(void **state)
             c.cut_after = 0;
             if (code) code = fetch(&c);
             if (code) fail_msg("cut after %u: %s; %s; %s", at, err.msg, c.data_err.msg, c.text);
-            assert_true(c.is_accepted);
+            while (!c.is_accepted) assert_true(take_control(&c, SOON_MS));
             struct td_host_report report;
             td_host_report(h.host, &report);
             assert_true(report.n_resumed >= 1);
@@ -540,6 +539,255 @@ static void a_broken_request_goes_on_where_it_was(void **state)
     }
 }
 
+static void a_lease_ends(void **state)
+{
+    (void)state;
+    struct house h;
+    open_house(&h, &(struct td_host_config){.progress_ms = 20, .lease_ms = 30}, &key_a);
+    struct client c;
+    open_client(&c, &h, &key_a);
+    c.cut_after = 3;
+    ask(&c, 500);
+    assert_int_equal(fetch(&c), TD_EIO);
+    cut_one(&c.link[1], &c.data);
+    expect_error(&c, TD_WIRE_E_GONE); // the session is still there and is told
+    wait_idle(&h);
+    join_data(&c);
+    send_resume(&c, c.first_token);
+    expect_error(&c, TD_WIRE_E_GONE);
+    close_request(&c);
+    c.cut_after = 0;
+    OK(td_session_adopt(c.session, g_tokens, 500, &err));
+    fetch_well(&c, 500); // asked anew, with what is here and there
+    close_client(&c, false);
+    close_house(&h);
+}
+
+// Who claims to have what was not sent gets nothing, and the slot is free again.
+static void a_resume_that_lies_is_refused(void **state)
+{
+    (void)state;
+    struct house h;
+    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
+    struct client c;
+    open_client(&c, &h, &key_a);
+    for (uint32_t lie = 0; lie < 3; lie++) {
+        c.cut_after = 4;
+        ask(&c, 500);
+        assert_int_equal(fetch(&c), TD_EIO);
+        cut_one(&c.link[1], &c.data);
+        join_data(&c);
+        uint8_t token[32];
+        memcpy(token, c.first_token, 32);
+        uint32_t marks[TD_WIRE_MAX_LAYERS] = {0};
+        if (lie == 0) token[31] ^= 1;
+        struct td_wire_msg msg = {.h = {.type = TD_WIRE_RESUME, .request = c.id + (lie == 1)},
+                                  .u.resume = {.n_spans = 1,
+                                               .span_sum = 7,
+                                               .n_layers = g_model->spec.n_layers - (lie == 2)},
+                                  .items = marks,
+                                  .items_bytes = (g_model->spec.n_layers - (lie == 2)) * 4};
+        memcpy(msg.u.resume.token, token, 32);
+        send_msg(&c.control, msg);
+        expect_error(&c, TD_WIRE_E_GONE);
+        send_msg(&c.control, (struct td_wire_msg){.h = {.type = TD_WIRE_CANCEL, .request = c.id}});
+        if (lie < 2) expect_error(&c, TD_WIRE_E_CANCELED); // that one was not touched
+        close_request(&c);
+        td_session_close(c.session);
+        c.session = open_session(c.engine, N_CTX + 1);
+        wait_idle(&h);
+    }
+    c.cut_after = 0;
+    fetch_well(&c, 500);
+    close_client(&c, true);
+    close_house(&h);
+}
+
+// ---- the rest ---------------------------------------------------------------------------------
+
+static void a_full_house_is_busy_until_somebody_has_gone(void **state)
+{
+    (void)state;
+    struct house h;
+    open_house(&h, &(struct td_host_config){.progress_ms = 20, .n_slots = 2, .n_queue = 1}, &key_a);
+    struct client c[3];
+    for (int i = 0; i < 3; i++) open_client(&c[i], &h, &key_a);
+    for (int i = 0; i < 2; i++) {
+        c[i].cut_after = 2;
+        ask(&c[i], 600);
+        assert_int_equal(fetch(&c[i]), TD_EIO);
+    }
+    send_msg(&c[2].control, request_of(&c[2], 300, 0));
+    send_tokens(&c[2], 300);
+    expect_error(&c[2], TD_WIRE_E_BUSY);
+    cut(&c[0]); // its lease gives way
+    struct td_host_report report;
+    do {
+        nap_ms(2);
+        td_host_report(h.host, &report);
+    } while (report.n_peers == 3);
+    fetch_well(&c[2], 300);
+    c[1].cut_after = 0; // goes on beside it
+    OK(fetch(&c[1]));
+    finish(&c[1]);
+    for (int i = 0; i < 2; i++) close_request(&c[i]);
+    for (int i = 0; i < 3; i++) close_client(&c[i], true);
+    wait_idle(&h);
+    close_house(&h);
+}
+
+static void a_canary_brings_logits(void **state)
+{
+    (void)state;
+    struct house h;
+    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
+    struct client c;
+    open_client(&c, &h, &key_a);
+    for (uint32_t n = 2; n <= 256; n = n * 5 + 1) {
+        c.flags = TD_WIRE_CANARY;
+        fetch_well(&c, n);
+        assert_int_equal(c.n_logits, N_VOCAB);
+        OK(td_session_want(c.session, g_tokens + 7, 5, NULL, 0, &err)); // other tokens: have = 0
+        OK(td_session_sync(c.session, g_tokens + 7, 5, NULL, 0, NULL, NULL, &err));
+    }
+    wait_idle(&h);
+    close_client(&c, true);
+    close_house(&h);
+}
+
+static void nothing_before_the_end_if_so_wished(void **state)
+{
+    (void)state;
+    struct house h;
+    open_house(&h, &(struct td_host_config){.progress_ms = 20, .send_at_end = true}, &key_a);
+    struct client c;
+    open_client(&c, &h, &key_a);
+    c.checkpoint_tokens = 64;
+    fetch_well(&c, 500);
+    assert_int_equal(c.n_frames, g_model->spec.n_layers + 1); // one checkpoint, which is FINAL
+    close_client(&c, true);
+    close_house(&h);
+}
+
+static void probes_are_measured_both_ways(void **state)
+{
+    (void)state;
+    struct house h;
+    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
+    struct client c;
+    open_client(&c, &h, &key_a);
+    const uint32_t size = (3u << 20) + 17;
+    struct td_wire_msg msg = {.h = {.type = TD_WIRE_PROBE, .request = 1},
+                              .u.probe = {.towards_asker = 1, .size_bytes = size}};
+    send_msg(&c.control, msg);
+    for (uint32_t n = 0; n < size;) {
+        struct td_wire_header header;
+        bool is_there;
+        OK(td_frames_header(&c.data, &header, SOON_MS, &is_there, &err));
+        assert_true(is_there && header.type == TD_WIRE_BLAST);
+        OK(td_frames_payload(&c.data, &header, &msg, &err));
+        n += header.size_bytes;
+        assert_true(n <= size);
+    }
+    msg = (struct td_wire_msg){.h = {.type = TD_WIRE_PROBE, .request = 2},
+                               .u.probe = {.towards_asker = 0, .size_bytes = 1000}};
+    send_msg(&c.control, msg);
+    // PONG says that PROBE was taken.
+    send_msg(&c.control, (struct td_wire_msg){.h.type = TD_WIRE_PING, .u.t_ns = 1});
+    while (!c.n_pongs) assert_true(take_control(&c, SOON_MS));
+    static const uint8_t filler[500];
+    for (int i = 0; i < 2; i++) {
+        struct td_wire_header header = {.version = 1, .type = TD_WIRE_BLAST, .request = 2};
+        uint8_t bytes[TD_WIRE_HEADER_BYTES];
+        td_wire_seal(bytes, &header, filler, sizeof(filler));
+        OK(td_frames_write_bulk(&c.data, bytes, filler, sizeof(filler), &err));
+    }
+    while (!c.probed.size_bytes) assert_true(take_control(&c, SOON_MS));
+    assert_int_equal(c.probed.size_bytes, 1000);
+    c.id = 2;
+    fetch_well(&c, 100);
+    close_client(&c, true);
+    close_house(&h);
+}
+
+static void a_second_data_connection_takes_the_place_of_the_first(void **state)
+{
+    (void)state;
+    struct house h;
+    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
+    struct client c;
+    open_client(&c, &h, &key_a);
+    fetch_well(&c, 100);
+    struct client before = c;
+    join_data(&c);
+    fetch_well(&c, 200);
+    uint8_t byte;
+    assert_int_equal(td_link_read(before.link[1], &byte, 1, &err), TD_EIO);
+    cut_one(&before.link[1], &before.data);
+    close_client(&c, true);
+    close_house(&h);
+}
+
+static void who_has_no_token_or_no_manners_is_put_out(void **state)
+{
+    (void)state;
+    struct house h;
+    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
+    struct client c;
+    open_client(&c, &h, &key_a);
+    // A token of no session.
+    struct client d = c;
+    OK(td_link_connect(&d.link[1], d.where, d.key, NULL, &err));
+    OK(td_frames_init(&d.data, d.link[1], TD_WIRE_DATA, 1, &err));
+    struct td_wire_msg msg = {.h = {.type = TD_WIRE_JOIN}};
+    memcpy(msg.u.join_token, c.welcome.token, 32);
+    msg.u.join_token[0] ^= 1;
+    send_msg(&d.data, msg);
+    assert_int_equal(td_peer_expect(&d.data, TD_WIRE_JOINED, SOON_MS, &msg, &err), TD_ECANCEL);
+    cut_one(&d.link[1], &d.data);
+    // Garbage at the beginning, and a frame that may not be first.
+    struct td_rng rng = {5};
+    for (uint32_t i = 0; i < 6; i++) {
+        struct td_link *link;
+        OK(td_link_connect(&link, h.where, &key_a, NULL, &err));
+        uint8_t bytes[200];
+        for (size_t k = 0; k < sizeof(bytes); k++) bytes[k] = (uint8_t)td_rng_u64(&rng);
+        if (i > 2) {
+            msg = (struct td_wire_msg){.h = {.type = TD_WIRE_PING, .version = 1}};
+            (void)td_wire_encode(bytes, sizeof(bytes), &msg);
+        }
+        OK(td_link_write(link, bytes, sizeof(bytes), &err));
+        assert_int_not_equal(td_link_read(link, bytes, 1, &err), TD_OK);
+        td_link_close(link);
+    }
+    fetch_well(&c, 100); // nobody else is disturbed
+    // Numbers of requests ascend; else the session ends, and says why.
+    c.id--;
+    send_msg(&c.control, request_of(&c, 100, 0));
+    expect_error(&c, TD_WIRE_E_FORMAT);
+    while (take_control(&c, SOON_MS)) {
+    }
+    close_client(&c, false);
+    wait_idle(&h);
+    close_house(&h);
+}
+
+static void a_stop_is_told(void **state)
+{
+    (void)state;
+    struct house h;
+    open_house(&h, &(struct td_host_config){.progress_ms = 20, .n_queue = 1}, &key_a);
+    struct client c;
+    open_client(&c, &h, &key_a);
+    c.cut_after = 2;
+    ask(&c, 600);
+    assert_int_equal(fetch(&c), TD_EIO);
+    close_house(&h); // with a request under way
+    expect_error(&c, TD_WIRE_E_SHUTDOWN);
+    close_request(&c);
+    close_client(&c, false);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -547,6 +795,15 @@ int main(void)
         cmocka_unit_test(bad_requests_are_told_why),
         cmocka_unit_test(a_cancelled_request_gives_its_slot_back),
         cmocka_unit_test(a_broken_request_goes_on_where_it_was),
+        cmocka_unit_test(a_lease_ends),
+        cmocka_unit_test(a_resume_that_lies_is_refused),
+        cmocka_unit_test(a_full_house_is_busy_until_somebody_has_gone),
+        cmocka_unit_test(a_canary_brings_logits),
+        cmocka_unit_test(nothing_before_the_end_if_so_wished),
+        cmocka_unit_test(probes_are_measured_both_ways),
+        cmocka_unit_test(a_second_data_connection_takes_the_place_of_the_first),
+        cmocka_unit_test(who_has_no_token_or_no_manners_is_put_out),
+        cmocka_unit_test(a_stop_is_told),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
