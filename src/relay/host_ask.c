@@ -91,8 +91,8 @@ static enum td_wire_reason why_not(struct td_host_peer *peer, const struct td_wi
     uint32_t n_own = 0, n_canaries = 0;
     for (const struct td_host_job *job = host->jobs; job; job = job->next) {
         if (job->peer != peer) continue;
-        n_own++;
-        n_canaries += td_host_is_canary(job);
+        n_own++; // also one that is over: its tokens are there until the engine looks
+        n_canaries += td_host_is_canary(job) && job->state != TD_HOST_JOB_OVER;
     }
     if (n_own >= TD_HOST_MAX_JOBS || (is_canary && n_canaries > 0) || !has_room(host, is_canary)) {
         (void)snprintf(text, 160, "every slot is taken");
