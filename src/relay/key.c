@@ -5,7 +5,6 @@
 
 #include "relay/why_impl.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/crypto.h>
@@ -28,24 +27,28 @@ int td_key_new(struct td_key *out, struct td_error *err)
     return td_fail(err, TD_EIO, "no random numbers from the operating system");
 }
 
-static void derive(const struct td_key *key, const char *label, uint8_t out[32])
+// SHA-256 of 60 bytes: false only without memory for a context.
+static bool derive(const struct td_key *key, const char *label, uint8_t out[32])
 {
     unsigned n = 0;
-    const unsigned char *got = HMAC(EVP_sha256(), key->secret, sizeof(key->secret),
-                                    (const unsigned char *)label, strlen(label), out, &n);
-    assert(got && n == 32); // SHA-256 of 60 bytes: fails only without memory for a context
-    (void)got;
+    return HMAC(EVP_sha256(), key->secret, sizeof(key->secret), (const unsigned char *)label,
+                strlen(label), out, &n) != NULL &&
+           n == 32;
 }
 
-void td_key_psk(const struct td_key *key, uint8_t out[TD_KEY_BYTES])
+int td_key_psk(const struct td_key *key, uint8_t out[TD_KEY_BYTES], struct td_error *err)
 {
-    derive(key, "tandem relay psk 1", out);
+    if (derive(key, "tandem relay psk 1", out)) return TD_OK;
+    return td_fail(err, TD_ENOMEM, "no memory to derive the key of TLS");
 }
 
 void td_key_fingerprint(const struct td_key *key, char out[TD_KEY_FINGERPRINT])
 {
     uint8_t d[32];
-    derive(key, "tandem key fingerprint 1", d);
+    if (!derive(key, "tandem key fingerprint 1", d)) {
+        (void)snprintf(out, TD_KEY_FINGERPRINT, "\?\?\?\?-\?\?\?\?-\?\?\?\?-\?\?\?\?");
+        return;
+    }
     (void)snprintf(out, TD_KEY_FINGERPRINT, "%02x%02x-%02x%02x-%02x%02x-%02x%02x", d[0], d[1], d[2],
                    d[3], d[4], d[5], d[6], d[7]);
     OPENSSL_cleanse(d, sizeof(d));

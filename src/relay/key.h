@@ -27,10 +27,12 @@ int td_key_save(const struct td_key *key, const char *path, struct td_error *err
 int td_key_load(struct td_key *out, const char *path, struct td_error *err) TD_MUST_CHECK;
 
 // 64 bits of a hash of the secret, to compare by eye on two machines. Says nothing else about it.
+// Without memory for the hash it is question marks.
 void td_key_fingerprint(const struct td_key *key, char out[TD_KEY_FINGERPRINT]);
 
-// What TLS gets: a key of its own, so that the secret itself has one use only.
-void td_key_psk(const struct td_key *key, uint8_t out[TD_KEY_BYTES]);
+// What TLS gets: a key of its own, so that the secret itself has one use only. Fails: TD_ENOMEM.
+int td_key_psk(const struct td_key *key, uint8_t out[TD_KEY_BYTES],
+               struct td_error *err) TD_MUST_CHECK;
 
 void td_key_wipe(struct td_key *key);
 

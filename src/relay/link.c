@@ -329,8 +329,10 @@ static int handshake(struct td_link *link, uint64_t deadline_ns, struct td_error
     }
 }
 
-int td_link_of_fd(struct td_link **out, int fd, bool is_listening_side, const struct td_key *key,
-                  const struct td_link_limits *limits, struct td_error *err)
+// As td_link_of_fd, with the handshake done by the deadline.
+static int make_link(struct td_link **out, int fd, bool is_listening_side, const struct td_key *key,
+                     const struct td_link_limits *limits, uint64_t deadline_ns,
+                     struct td_error *err)
 {
     *out = NULL;
     struct td_tls *tls = NULL;
@@ -343,7 +345,7 @@ int td_link_of_fd(struct td_link **out, int fd, bool is_listening_side, const st
     code = td_link_new(&link, fd, tls, is_listening_side, limits, err);
     td_tls_close(tls); // the link has its own share
     if (!link) return code;
-    code = handshake(link, deadline_in(link->limits.handshake_ms), err);
+    code = handshake(link, deadline_ns, err);
     if (code)
         td_link_close(link);
     else
@@ -351,21 +353,39 @@ int td_link_of_fd(struct td_link **out, int fd, bool is_listening_side, const st
     return code;
 }
 
-// Connects one address within ms: the socket, or -1 with errno.
-static int connect_one(const struct addrinfo *a, uint32_t ms)
+static uint64_t handshake_deadline(const struct td_link_limits *limits)
+{
+    return deadline_in(limits && limits->handshake_ms ? limits->handshake_ms : HANDSHAKE_MS);
+}
+
+int td_link_of_fd(struct td_link **out, int fd, bool is_listening_side, const struct td_key *key,
+                  const struct td_link_limits *limits, struct td_error *err)
+{
+    return make_link(out, fd, is_listening_side, key, limits, handshake_deadline(limits), err);
+}
+
+// Waits until the socket says something or the deadline: more than 0, 0, or -1 with errno.
+static int poll_until(struct pollfd *p, uint64_t deadline_ns)
+{
+    for (;;) {
+        const uint64_t now_ns = td_clock_ns();
+        const uint64_t left_ms =
+            now_ns < deadline_ns ? (deadline_ns - now_ns + 999999) / 1000000 : 0;
+        const int n = poll(p, 1, left_ms > 60000 ? 60000 : (int)left_ms);
+        if (n > 0 || (n < 0 && errno != EINTR) || (n == 0 && left_ms == 0)) return n;
+    }
+}
+
+// Connects one address: the socket, or -1 with errno.
+static int connect_one(const struct addrinfo *a, uint64_t deadline_ns)
 {
     const int fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol);
     if (fd < 0) return -1;
     int reason = td_link_set_nonblocking(fd) ? errno : 0;
     if (!reason && connect(fd, a->ai_addr, a->ai_addrlen) != 0) reason = errno;
     if (reason == EINPROGRESS || reason == EINTR) {
-        const uint64_t deadline_ns = deadline_in(ms);
         struct pollfd p = {.fd = fd, .events = POLLOUT};
-        int n;
-        do {
-            const uint64_t now_ns = td_clock_ns();
-            n = poll(&p, 1, now_ns < deadline_ns ? (int)((deadline_ns - now_ns) / 1000000) + 1 : 0);
-        } while (n < 0 && errno == EINTR);
+        const int n = poll_until(&p, deadline_ns);
         socklen_t size = sizeof(reason);
         if (n <= 0)
             reason = n == 0 ? ETIMEDOUT : errno;
@@ -378,6 +398,21 @@ static int connect_one(const struct addrinfo *a, uint32_t ms)
     return -1;
 }
 
+// Connects the first address that answers; each gets its share of the time that is left. -1 with
+// errno when none does.
+static int connect_any(const struct addrinfo *addresses, uint64_t deadline_ns)
+{
+    uint64_t n_left = 0;
+    for (const struct addrinfo *a = addresses; a; a = a->ai_next) n_left++;
+    int fd = -1;
+    for (const struct addrinfo *a = addresses; a && fd < 0; a = a->ai_next) {
+        const uint64_t now_ns = td_clock_ns();
+        const uint64_t left_ns = now_ns < deadline_ns ? deadline_ns - now_ns : 0;
+        fd = connect_one(a, now_ns + left_ns / n_left--);
+    }
+    return fd;
+}
+
 int td_link_connect(struct td_link **out, const char *where, const struct td_key *key,
                     const struct td_link_limits *limits, struct td_error *err)
 {
@@ -385,15 +420,12 @@ int td_link_connect(struct td_link **out, const char *where, const struct td_key
     struct addrinfo *addresses;
     int code = td_link_resolve(where, false, key != NULL, &addresses, err);
     if (code) return code;
-    const uint32_t ms = limits && limits->handshake_ms ? limits->handshake_ms : HANDSHAKE_MS;
-    int fd = -1, reason = 0;
-    for (const struct addrinfo *a = addresses; a && fd < 0; a = a->ai_next) {
-        fd = connect_one(a, ms);
-        reason = errno;
-    }
+    const uint64_t deadline_ns = handshake_deadline(limits);
+    const int fd = connect_any(addresses, deadline_ns);
+    const int reason = errno;
     freeaddrinfo(addresses);
     char why[80];
     if (fd < 0)
         return td_fail(err, TD_EIO, "%.100s: %s", where, td_relay_why(reason, why, sizeof(why)));
-    return td_link_of_fd(out, fd, false, key, limits, err);
+    return make_link(out, fd, false, key, limits, deadline_ns, err);
 }

@@ -125,7 +125,11 @@ int td_tls_open(struct td_tls **out, const struct td_key *key, bool is_listening
     struct td_tls *tls = calloc(1, sizeof(*tls));
     if (!tls) return td_fail(err, TD_ENOMEM, "no memory for TLS");
     atomic_init(&tls->n_users, 1);
-    td_key_psk(key, tls->psk);
+    const int code = td_key_psk(key, tls->psk, err);
+    if (code) {
+        td_tls_close(tls);
+        return code;
+    }
     tls->ctx = SSL_CTX_new(is_listening_side ? TLS_server_method() : TLS_client_method());
     tls->bio = BIO_meth_new(BIO_TYPE_SOURCE_SINK, "tandem socket");
     if (tls->ctx && tls->bio && BIO_meth_set_write(tls->bio, bio_write) &&
