@@ -17,6 +17,8 @@
 // Written by commands, read by the signal handler: lock-free, so both are async-signal-safe.
 static _Atomic(struct td_session *) g_session;
 static atomic_bool g_interrupted;
+static _Atomic(void *) g_stop_ctx;
+static void (*_Atomic g_stop)(void *ctx);
 
 const char *td_app_why(int errno_value)
 {
@@ -127,7 +129,10 @@ int td_app_read_file(const char *path, uint64_t max_bytes, char **out, size_t *s
 static void on_interrupt(int sig)
 {
     (void)sig;
+    void (*stop)(void *) = atomic_load(&g_stop);
+    if (stop && atomic_load(&g_interrupted)) _exit(TD_EXIT_INTERRUPTED); // it took too long
     atomic_store(&g_interrupted, true);
+    if (stop) stop(atomic_load(&g_stop_ctx));
     struct td_session *s = atomic_load(&g_session);
     if (s) td_session_cancel(s); // one atomic store
 }
@@ -182,6 +187,15 @@ void td_app_signals(void)
 void td_app_on_interrupt(struct td_session *s)
 {
     atomic_store(&g_session, s);
+}
+
+void td_app_on_stop(void (*fn)(void *ctx), void *ctx)
+{
+    atomic_store(&g_stop_ctx, ctx);
+    atomic_store(&g_stop, fn);
+    struct sigaction action = {.sa_flags = SA_RESTART, .sa_handler = on_interrupt};
+    sigemptyset(&action.sa_mask);
+    (void)sigaction(SIGTERM, &action, NULL);
 }
 
 bool td_app_interrupted(void)

@@ -42,6 +42,9 @@ int td_app_read_file(const char *path, uint64_t max_bytes, char **out, size_t *s
 // which file was cut short and ends the program; SIGPIPE is ignored.
 void td_app_signals(void);
 void td_app_on_interrupt(struct td_session *s); // NULL: the flag only
+// SIGINT and SIGTERM call fn(ctx), which must be safe in a signal handler; a second one ends the
+// program. For good.
+void td_app_on_stop(void (*fn)(void *ctx), void *ctx);
 bool td_app_interrupted(void);
 void td_app_clear_interrupt(void);
 
@@ -81,6 +84,9 @@ struct td_app {
 struct td_app_wants {
     uint32_t n_ctx;           // 0: the model's, as far as memory allows
     uint32_t max_logits_rows; // 0: as many as fit in 64 MiB, at most the chunk
+    uint32_t n_slots;         // sessions of n_ctx tokens; 0: one
+    uint64_t max_kv_bytes;    // of all of them; 0: as memory allows
+    bool long_ctx;            // n_ctx 0: as long as the model and max_kv_bytes allow
     bool quiet;               // the model's note is shown elsewhere
     bool text;                // a tokenizer is needed: a model without one is an error
 };
@@ -93,6 +99,8 @@ void td_app_close(struct td_app *app);
 int td_app_check_model_path(const char *path, struct td_error *err) TD_MUST_CHECK;
 // The path of the model that comes with tandem; false, and out is of no use, where there is none.
 bool td_app_shipped_model(char *out, size_t out_bytes);
+// The type that most of the weights' bytes have: "MXFP4".
+const char *td_app_main_type(const struct td_model *model);
 // -t, or the CPUs this process may use.
 uint32_t td_app_threads(const struct td_config *cfg);
 // The kernels that will run: "avx512, all 23 functions", and what is generic though it need not be.

@@ -5,6 +5,7 @@
 #include "app/bench.h"
 
 #include "app/commands.h"
+#include "app/pair.h"
 #include "base/clock.h"
 #include "base/num.h"
 
@@ -183,22 +184,15 @@ static int measure(struct bench *b, uint32_t depth, uint32_t n_prompt, uint32_t 
 static void describe(struct td_bench *b)
 {
     const struct td_model *m = b->app.model;
-    uint64_t bytes[64] = {0};
-    uint32_t best = 0;
     for (uint32_t i = 0; i < m->n_weights; i++) {
         const struct td_weight_info *w = &m->weights[i];
         uint64_t n = 1;
         for (uint32_t d = 0; d < w->n_dims; d++) n *= w->dim[d];
         b->n_params += n;
-        const uint32_t type = (uint32_t)w->type;
-        if (type >= 64) continue;
-        bytes[type] += w->size_bytes;
-        if (bytes[type] > bytes[best]) best = type;
     }
-    const char *type = td_type_known_name(best);
     const double n = (double)b->n_params;
     snprintf(b->model_type, sizeof(b->model_type), "%.30s %.1f%c %s", m->spec.arch,
-             n >= 1e9 ? n * 1e-9 : n * 1e-6, n >= 1e9 ? 'B' : 'M', type ? type : "?");
+             n >= 1e9 ? n * 1e-9 : n * 1e-6, n >= 1e9 ? 'B' : 'M', td_app_main_type(m));
 }
 
 // Measures the machine in a process of its own, so that its buffer does not count as this one's
@@ -326,6 +320,9 @@ static void get_list(const struct td_config *cfg, enum td_opt opt, uint32_t *out
 
 int td_cmd_bench(const struct td_config *cfg)
 {
+    const char *usage;
+    if (!td_pair_is_usable(cfg, &usage)) return td_app_usage(cfg, "%s", usage);
+    if (td_opt_is_set(cfg, TD_OPT_PREFILL)) return td_bench_prefill(cfg);
     struct td_error err = {0};
     struct bench b = {.shared = {.cfg = cfg}};
     struct lists l;

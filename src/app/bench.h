@@ -73,6 +73,9 @@ void td_bench_ops_free(struct td_bench_ops *ops);
 void td_bench_ops_print(const struct td_bench_ops *ops);
 json_t *td_bench_ops_json(const struct td_bench_ops *ops); // a list
 
+// `bench --prefill`: prompts that a peer reads. Returns an exit code.
+int td_bench_prefill(const struct td_config *cfg);
+
 void td_bench_row_name(const struct td_bench_row *row, char *out, size_t out_bytes);
 
 // begin, then each row as it is measured, then end (which for JSON writes all).

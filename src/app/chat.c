@@ -242,16 +242,14 @@ static int read_prompt(struct td_conversation *c, const struct td_ids *ids,
     for (size_t i = 0; i < marks->n; i++)
         if (marks->at[i] > 0) at[n_marks++] = (uint32_t)marks->at[i];
 
-    struct td_progress progress;
-    td_progress_begin(&progress, "reading", "tokens");
     const uint64_t t0_ns = td_clock_ns();
-    const int code = td_session_sync(c->session, ids->at, (uint32_t)ids->n, at, n_marks,
-                                     td_progress_step, &progress, err);
-    td_progress_end(&progress);
+    const int code = td_pair_sync(c->options.pair, c->session, ids->at, (uint32_t)ids->n, at,
+                                  n_marks, &stats->prefill, err);
     free(at);
     stats->prompt_seconds = (double)(td_clock_ns() - t0_ns) * 1e-9;
     stats->n_prompt = (uint32_t)ids->n;
-    stats->n_reused = td_session_reused(c->session);
+    stats->n_reused =
+        stats->prefill.n_tokens ? stats->prefill.n_have : td_session_reused(c->session);
     return code;
 }
 
@@ -280,6 +278,10 @@ static int write_answer(struct td_conversation *c, struct td_chat_stats *stats,
         }
     }
     stats->decode_seconds = (double)(last_ns - first_ns) * 1e-9;
+    struct td_pair *pair = c->options.pair;
+    if (pair && pair->remote && stats->n_generated > 1)
+        td_remote_saw_decode(pair->remote, stats->n_prompt, stats->n_generated - 1,
+                             stats->decode_seconds);
     if (code == TD_EFULL || code == TD_ECANCEL) {
         stats->stop_reason = code == TD_EFULL ? "context" : "interrupted";
         code = TD_OK;

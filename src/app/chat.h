@@ -4,7 +4,7 @@
 #ifndef TD_APP_CHAT_H
 #define TD_APP_CHAT_H
 
-#include "app/app.h"
+#include "app/pair.h"
 #include "text/harmony.h"
 
 #include <stdbool.h>
@@ -20,18 +20,20 @@ struct td_chat_options {
     const char *system;  // NULL: none
     enum td_effort effort;
     struct td_sampling sampling;
+    struct td_pair *pair; // whose peers may read prompts; NULL: nobody else
 };
 
 // Of one answer. A rate is 0 when there is nothing to divide.
 struct td_chat_stats {
-    uint32_t n_prompt;       // tokens of the whole prompt
-    uint32_t n_reused;       // of these: taken from the KV cache, not computed
-    uint32_t n_generated;    // tokens written
-    double prompt_seconds;   // computing n_prompt - n_reused tokens
-    double decode_seconds;   // from the first token to the last: n_generated - 1 of them
-    double ttft_seconds;     // from the prompt's text to the first token
-    const char *stop_reason; // "end", "length", "context", "interrupted",
-                             // "output closed"
+    uint32_t n_prompt;              // tokens of the whole prompt
+    uint32_t n_reused;              // of these: taken from the KV cache, not computed
+    uint32_t n_generated;           // tokens written
+    double prompt_seconds;          // computing n_prompt - n_reused tokens
+    double decode_seconds;          // from the first token to the last: n_generated - 1 of them
+    double ttft_seconds;            // from the prompt's text to the first token
+    const char *stop_reason;        // "end", "length", "context", "interrupted",
+                                    // "output closed"
+    struct td_remote_stats prefill; // where the prompt was read; zeroed without peers
 };
 
 struct td_conversation;

@@ -14,6 +14,8 @@ int td_cmd_tokenize(const struct td_config *cfg);
 int td_cmd_detokenize(const struct td_config *cfg);
 int td_cmd_synth(const struct td_config *cfg);
 int td_cmd_probe(const struct td_config *cfg);
+int td_cmd_prefill(const struct td_config *cfg);
+int td_cmd_doctor(const struct td_config *cfg);
 int td_cmd_key(const struct td_config *cfg);
 
 #endif

@@ -70,6 +70,33 @@ static bool parse_list(const char *text, uint64_t min, uint64_t max, uint32_t *o
     return true;
 }
 
+// "450" or "0:450,8192:380"; false when it is neither.
+static bool parse_rate(const char *text, struct td_split_rate *out)
+{
+    *out = (struct td_split_rate){0};
+    for (const char *at = text;;) {
+        char word[64];
+        const size_t len = strcspn(at, ",");
+        if (len == 0 || len >= sizeof(word) || out->n_points == TD_SPLIT_MAX_POINTS) return false;
+        memcpy(word, at, len);
+        word[len] = '\0';
+        const char *colon = strchr(word, ':');
+        uint64_t depth = 0;
+        double rate;
+        if (colon && !parse_count(word, (size_t)(colon - word), &depth)) return false;
+        if (!parse_real(colon ? colon + 1 : word, &rate) || rate < 1e-6 || rate > 1e9) return false;
+        const bool is_alone = !colon && out->n_points == 0 && !at[len];
+        if (!colon && !is_alone) return false;
+        if (depth >= UINT32_MAX) return false;
+        if (out->n_points && (double)depth <= out->points[out->n_points - 1].depth_tokens)
+            return false;
+        out->points[out->n_points++] =
+            (struct td_split_point){.depth_tokens = (double)depth, .tokens_per_s = rate};
+        if (!at[len]) return true;
+        at += len + 1;
+    }
+}
+
 static bool find_choice(const char *choices, const char *word, uint32_t *i_out)
 {
     uint32_t i = 0;
@@ -89,6 +116,7 @@ static int set_value(struct td_opt_value *v, const struct td_opt_row *row, const
 {
     v->text = text;
     uint32_t n;
+    struct td_split_rate rate;
     switch (row->type) {
     case TD_OPT_TYPE_FLAG:
     case TD_OPT_TYPE_TEXT: return TD_OK;
@@ -113,6 +141,13 @@ static int set_value(struct td_opt_value *v, const struct td_opt_row *row, const
                            "%s: '%.60s' is not a list of at most %d numbers from %llu on (like "
                            "512,2048)",
                            row->name, text, MAX_LIST, (unsigned long long)row->min);
+        return TD_OK;
+    case TD_OPT_TYPE_RATE:
+        if (!parse_rate(text, &rate))
+            return td_fail(err, TD_EARG,
+                           "%s: '%.60s' is not tokens per second (like 450), nor such a table by "
+                           "depth (like 0:450,8192:380)",
+                           row->name, text);
         return TD_OK;
     case TD_OPT_TYPE_CHOICE:
         if (!find_choice(row->value, text, &n))
@@ -259,9 +294,9 @@ static int parse_option(struct td_config *cfg, int argc, char **argv, int *i, st
 int td_config_parse(struct td_config *cfg, const struct td_command *command, int argc, char **argv,
                     struct td_error *err)
 {
-    const int isa = cfg->isa;
-    const bool no_color = cfg->no_color;
-    *cfg = (struct td_config){.command = command, .isa = isa, .no_color = no_color};
+    // What the environment said stays.
+    cfg->command = command;
+    memset(cfg->values, 0, sizeof(cfg->values));
     for (int i = 0; i < TD_N_OPTS; i++) {
         if (!td_options[i].preset || !td_opt_belongs((enum td_opt)i, command)) continue;
         const int code = set_value(&cfg->values[i], &td_options[i], td_options[i].preset, err);
@@ -308,6 +343,12 @@ void td_opt_list(const struct td_config *cfg, enum td_opt opt, uint32_t *out, ui
     (void)parse_list(cfg->values[opt].text, row->min, row->max, out, cap, n_out);
 }
 
+void td_opt_rate(const struct td_config *cfg, enum td_opt opt, struct td_split_rate *out)
+{
+    *out = (struct td_split_rate){0};
+    if (cfg->values[opt].text) (void)parse_rate(cfg->values[opt].text, out);
+}
+
 uint32_t td_opt_choice(const struct td_config *cfg, enum td_opt opt)
 {
     uint32_t i = 0;
@@ -315,9 +356,24 @@ uint32_t td_opt_choice(const struct td_config *cfg, enum td_opt opt)
     return i;
 }
 
+// A folder of ours in the user's cache, as the XDG base directory specification has it; without an
+// absolute path there is none.
+static void find_cache(struct td_config *cfg)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"); // NOLINT(concurrency-mt-unsafe): before threads
+    const char *home = getenv("HOME");            // NOLINT(concurrency-mt-unsafe)
+    int n = 0;
+    if (cache && cache[0] == '/')
+        n = snprintf(cfg->cache_dir, sizeof(cfg->cache_dir), "%s/tandem", cache);
+    else if (home && home[0] == '/')
+        n = snprintf(cfg->cache_dir, sizeof(cfg->cache_dir), "%s/.cache/tandem", home);
+    if (n <= 0 || (size_t)n >= sizeof(cfg->cache_dir)) cfg->cache_dir[0] = '\0';
+}
+
 int td_config_env(struct td_config *cfg, struct td_error *err)
 {
     cfg->isa = -1;
+    find_cache(cfg);
     const char *term = getenv("TERM");         // NOLINT(concurrency-mt-unsafe): before any thread
     const char *no_color = getenv("NO_COLOR"); // NOLINT(concurrency-mt-unsafe)
     cfg->no_color = (no_color && *no_color) || (term && strcmp(term, "dumb") == 0);

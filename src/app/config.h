@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 // One table of commands and one of options: parsing, every --help and the man page come from them.
-// The only place that reads the environment (TANDEM_ISA, NO_COLOR, TERM). It runs nothing itself.
+// The only place that reads the environment (TANDEM_ISA, NO_COLOR, TERM, XDG_CACHE_HOME, HOME). It
+// runs nothing itself.
 #ifndef TD_APP_CONFIG_H
 #define TD_APP_CONFIG_H
 
 #include "base/status.h"
+#include "plan/split.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -51,6 +53,22 @@ enum td_opt {
     TD_OPT_KV,
     TD_OPT_SEED,
     TD_OPT_THREADS,
+    // in tandem
+    TD_OPT_PREFILL,
+    TD_OPT_LISTEN,
+    TD_OPT_KEY,
+    TD_OPT_POLICY,
+    TD_OPT_KV_WIRE,
+    TD_OPT_OTHER_WEIGHTS,
+    TD_OPT_CHECKPOINT,
+    TD_OPT_SILENT,
+    TD_OPT_MAX_KV,
+    TD_OPT_SLOTS,
+    TD_OPT_LEASE,
+    TD_OPT_SEND_AT_END,
+    TD_OPT_PACE_PREFILL,
+    TD_OPT_PACE_DECODE,
+    TD_OPT_DOCTOR_FORMAT,
     // tokenize, detokenize
     TD_OPT_SPECIAL,
     TD_OPT_FILE,
@@ -107,8 +125,9 @@ struct td_config {
     struct td_opt_value values[TD_N_OPTS];
     const char *const *args; // positional arguments, in order
     uint32_t n_args;
-    int isa;       // enum td_isa from TANDEM_ISA; -1 when unset
-    bool no_color; // NO_COLOR is set or the terminal is dumb
+    int isa;              // enum td_isa from TANDEM_ISA; -1 when unset
+    bool no_color;        // NO_COLOR is set or the terminal is dumb
+    char cache_dir[1024]; // where what is known of models is kept; "": nowhere
 };
 
 // Reads argv[2..) as options of command; positional arguments may stand between them, "--" ends the
@@ -135,6 +154,9 @@ static inline double td_opt_f64(const struct td_config *cfg, enum td_opt opt)
 // The numbers of a list option ("512,2048"); n_out of at most cap. Checked when parsed.
 void td_opt_list(const struct td_config *cfg, enum td_opt opt, uint32_t *out, uint32_t cap,
                  uint32_t *n_out);
+// A speed, by depth or the same at all ("450", "0:450,8192:380"). Checked when parsed; no points
+// when it was not given.
+void td_opt_rate(const struct td_config *cfg, enum td_opt opt, struct td_split_rate *out);
 // Position of a choice option's value among its choices ("default|high": 0 or 1).
 uint32_t td_opt_choice(const struct td_config *cfg, enum td_opt opt);
 
@@ -142,7 +164,7 @@ const struct td_command *td_command_find(const char *name);
 // The known command closest to name, NULL when none is near.
 const char *td_command_nearest(const char *name);
 
-// The environment, once: fills isa and no_color.
+// The environment, once: fills isa, no_color and cache_dir.
 int td_config_env(struct td_config *cfg, struct td_error *err) TD_MUST_CHECK;
 
 void td_help_all(FILE *out);

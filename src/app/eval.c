@@ -5,6 +5,7 @@
 #include "app/commands.h"
 #include "app/json.h"
 #include "app/npy.h"
+#include "app/pair.h"
 
 #include "base/num.h"
 
@@ -76,6 +77,7 @@ static uint32_t most_likely(const float *x, uint32_t n)
 
 struct eval {
     struct td_app app;
+    struct td_pair pair;
     struct td_session *session;
     struct td_progress progress;
     uint32_t n_vocab;
@@ -88,7 +90,11 @@ static int eval_begin(struct eval *e, const struct td_config *cfg, uint32_t n_ct
 {
     const struct td_app_wants wants = {
         .n_ctx = n_ctx, .max_logits_rows = only_last ? 1 : 0, .text = text};
-    int code = td_app_open(&e->app, cfg, &wants, err);
+    int code = td_pair_key(&e->pair, cfg, err);
+    if (code == TD_OK) code = td_app_open(&e->app, cfg, &wants, err);
+    if (code == TD_OK)
+        code = td_pair_open(&e->pair, &e->app,
+                            (enum td_remote_policy)td_opt_choice(cfg, TD_OPT_POLICY), err);
     if (code != TD_OK) return code;
     e->n_vocab = e->app.model->spec.n_vocab;
     code = td_session_open(&e->session, e->app.engine, n_ctx, err);
@@ -103,6 +109,7 @@ static void eval_end(struct eval *e)
     td_progress_end(&e->progress);
     td_app_on_interrupt(NULL);
     td_session_close(e->session);
+    td_pair_close(&e->pair);
     if (e->app.model) td_app_close(&e->app);
 }
 
@@ -123,6 +130,21 @@ static int write_rows(void *ctx, uint32_t i0, uint32_t n, const float *logits, s
     return TD_OK;
 }
 
+// Where the prompt was read, as --stats wants it.
+static void print_stats(const struct td_config *cfg, const struct td_remote_stats *stats)
+{
+    char text[400];
+    switch (td_opt_choice(cfg, TD_OPT_STATS)) {
+    case 0: td_app_note("%s", td_pair_stats_text(stats, text, sizeof(text))); break;
+    case 1: {
+        json_t *out = json_object();
+        json_object_set_new(out, "prefill", td_pair_stats_json(stats));
+        (void)td_json_print(stderr, out, JSON_COMPACT);
+        break;
+    }
+    }
+}
+
 static int write_logits(struct logits_file *f, const struct td_config *cfg,
                         const struct td_ids *ids, struct td_error *err)
 {
@@ -136,9 +158,10 @@ static int write_logits(struct logits_file *f, const struct td_config *cfg,
     code = td_npy_begin(f->out, only_last ? 1 : n, f->e.n_vocab, err);
     if (code != TD_OK) return code;
     if (!only_last) return td_session_eval(f->e.session, ids->at, n, write_rows, f, err);
-    code =
-        td_session_sync(f->e.session, ids->at, n, NULL, 0, td_progress_step, &f->e.progress, err);
+    struct td_remote_stats stats;
+    code = td_pair_sync(&f->e.pair, f->e.session, ids->at, n, NULL, 0, &stats, err);
     if (code != TD_OK) return code;
+    if (f->e.pair.remote) print_stats(cfg, &stats);
     return write_rows(f, n - 1, 1, td_session_logits(f->e.session), err);
 }
 
@@ -384,6 +407,10 @@ int td_cmd_eval(const struct td_config *cfg)
         return td_app_usage(cfg, "%s needs token ids: --tokens FILE", logits ? "--logits" : "--kl");
     if (td_opt_is_set(cfg, TD_OPT_LAST) && !logits)
         return td_app_usage(cfg, "--last goes with --logits");
+    const char *usage;
+    if (!td_pair_is_usable(cfg, &usage)) return td_app_usage(cfg, "%s", usage);
+    if (td_opt_is_set(cfg, TD_OPT_PREFILL) && !td_opt_is_set(cfg, TD_OPT_LAST))
+        return td_app_usage(cfg, "--prefill goes with --logits --last: a peer sends no logits");
     if (td_opt_is_set(cfg, TD_OPT_CTX_EVAL) && !ppl)
         return td_app_usage(cfg, "--ctx goes with --ppl");
 

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { DEFAULT_CTX = 8192, LOGITS_BYTES = 64 << 20 };
+enum { DEFAULT_CTX = 8192, MAX_CTX = 1 << 24, LOGITS_BYTES = 64 << 20 };
 
 int td_app_check_model_path(const char *path, struct td_error *err)
 {
@@ -80,14 +80,67 @@ uint64_t td_app_kv_bytes(const struct td_spec *spec, uint32_t n_ctx, uint32_t ch
     return bytes;
 }
 
+const char *td_app_main_type(const struct td_model *m)
+{
+    uint64_t bytes[64] = {0};
+    uint32_t best = 0;
+    for (uint32_t i = 0; i < m->n_weights; i++) {
+        const uint32_t type = (uint32_t)m->weights[i].type;
+        if (type >= 64) continue;
+        bytes[type] += m->weights[i].size_bytes;
+        if (bytes[type] > bytes[best]) best = type;
+    }
+    const char *name = td_type_known_name(best);
+    return name ? name : "?";
+}
+
+// Tokens of each of n_slots, as many as the budget holds; at least 2, which is a prompt.
+static int choose_slot_ctx(struct td_app *app, const struct td_app_wants *wants,
+                           uint64_t free_bytes, struct td_error *err)
+{
+    const struct td_spec *spec = &app->model->spec;
+    const uint32_t n_slots = wants->n_slots ? wants->n_slots : 1;
+    const uint64_t budget = wants->max_kv_bytes ? wants->max_kv_bytes : free_bytes / 2;
+    const uint32_t most = wants->n_ctx        ? wants->n_ctx
+                          : spec->n_ctx_train ? td_min_u32(spec->n_ctx_train, MAX_CTX)
+                                              : DEFAULT_CTX;
+    uint32_t low = 0, high = most; // by halves: what fits grows with n
+    while (low < high) {
+        const uint32_t n = low + (high - low + 1) / 2;
+        if (td_app_kv_bytes(spec, n, td_min_u32(app->chunk, n), app->kv_f32) <= budget / n_slots)
+            low = n;
+        else
+            high = n - 1;
+    }
+    if (low < 2 || (wants->n_ctx && low < wants->n_ctx)) {
+        char need[24], have[24];
+        const uint32_t n = wants->n_ctx ? wants->n_ctx : 2;
+        const uint64_t bytes =
+            n_slots * td_app_kv_bytes(spec, n, td_min_u32(app->chunk, n), app->kv_f32);
+        return td_fail(err, TD_ENOMEM,
+                       "the KV cache of %u slot%s of %u tokens needs %s, and %s is %s; use fewer "
+                       "--slots, a smaller --ctx or a larger --max-kv",
+                       n_slots, n_slots == 1 ? "" : "s", n, td_text_gib(need, sizeof(need), bytes),
+                       wants->max_kv_bytes ? "--max-kv" : "half of the free memory",
+                       td_text_gib(have, sizeof(have), budget));
+    }
+    app->n_ctx = low;
+    return TD_OK;
+}
+
 // The context to use: as wanted, or a default that memory allows.
-static int choose_ctx(struct td_app *app, uint32_t wanted, struct td_error *err)
+static int choose_ctx(struct td_app *app, const struct td_app_wants *wants, struct td_error *err)
 {
     const struct td_spec *spec = &app->model->spec;
     struct td_os_info info;
     td_os_info(&info);
     const uint64_t free_bytes = info.available_bytes ? info.available_bytes : UINT64_MAX;
-    uint32_t n = wanted;
+    uint32_t n = wants->n_ctx;
+    if (wants->long_ctx) {
+        const int code = choose_slot_ctx(app, wants, free_bytes, err);
+        if (code != TD_OK) return code;
+        n = app->n_ctx;
+    }
     if (!n) {
         n = td_min_u32(DEFAULT_CTX, spec->n_ctx_train ? spec->n_ctx_train : DEFAULT_CTX);
         while (n > 256 && td_app_kv_bytes(spec, n, app->chunk, app->kv_f32) > free_bytes / 2)
@@ -118,6 +171,14 @@ static int choose_ctx(struct td_app *app, uint32_t wanted, struct td_error *err)
     return TD_OK;
 }
 
+static void hold_pace(struct td_app *app, const struct td_config *cfg)
+{
+    struct td_pace pace;
+    td_opt_rate(cfg, TD_OPT_PACE_PREFILL, &pace.prefill);
+    td_opt_rate(cfg, TD_OPT_PACE_DECODE, &pace.decode);
+    if (pace.prefill.n_points || pace.decode.n_points) td_engine_pace(app->engine, &pace);
+}
+
 int td_app_open(struct td_app *app, const struct td_config *cfg, const struct td_app_wants *wants,
                 struct td_error *err)
 {
@@ -145,7 +206,7 @@ int td_app_open(struct td_app *app, const struct td_config *cfg, const struct td
         code = td_tokenizer_open(&app->tokenizer, app->model->gguf, err);
         if (code != TD_OK) goto fail;
     }
-    code = choose_ctx(app, wants->n_ctx, err);
+    code = choose_ctx(app, wants, err);
     if (code != TD_OK) goto fail;
     if (app->chunk > app->n_ctx) app->chunk = app->n_ctx;
 
@@ -160,9 +221,11 @@ int td_app_open(struct td_app *app, const struct td_config *cfg, const struct td
                                                        .kv_f32 = app->kv_f32,
                                                        .max_rows = app->chunk,
                                                        .max_logits_rows = logits_rows,
+                                                       .max_kv_bytes = wants->max_kv_bytes,
                                                        .isa = cfg->isa}};
     code = td_engine_open(&app->engine, app->model, app->backend, &config, err);
     if (code != TD_OK) goto fail;
+    hold_pace(app, cfg);
     app->load_seconds = (double)(td_clock_ns() - t0_ns) * 1e-9;
     return TD_OK;
 

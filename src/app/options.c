@@ -50,7 +50,12 @@ const struct td_command td_commands[] = {
      "one repetition, the part of it that threads waited for each other, the bytes of weights and\n"
      "KV and the operations it needs, and how near that is to this machine's limit: the slower of\n"
      "reading the bytes and multiplying in the type it multiplies in (16-bit integers at half the\n"
-     "speed of 8-bit ones)."},
+     "speed of 8-bit ones).\n"
+     "\n"
+     "With --prefill each prompt of -p is read by a peer (tandem prefill) and the answer's tokens\n"
+     "of -n, if given, are written here: seconds until the first token and until the last one,\n"
+     "seconds of computing there, of transfer, and of transfer that computing did not hide.\n"
+     "--prefill-policy never measures the same here, without the peer."},
     {"inspect", td_cmd_inspect, "MODEL [--tensors] [--program] [--json]", 0, 1, false,
      "what a model file holds",
      "Prints a summary. --tensors lists every tensor, --program the operations of a forward pass\n"
@@ -81,6 +86,22 @@ const struct td_command td_commands[] = {
      "the same key: copy the file over a channel you trust and compare the fingerprints. Whoever "
      "has\n"
      "the file may use both machines."},
+    {"prefill", td_cmd_prefill, "-m MODEL --listen HOST:PORT --key FILE [options]", 0, 0, true,
+     "read prompts for another machine",
+     "Waits for machines that hold the same key and the same model, reads prompts for them and\n"
+     "sends the KV cache while it is being made: layer by layer, encrypted (TLS 1.3). The other\n"
+     "machine writes the answer: tandem run --prefill HOST:PORT --key FILE. Ctrl-C ends it.\n"
+     "\n"
+     "Each of --slots requests at a time has its own KV cache, which is kept for the next prompt\n"
+     "that begins alike; --max-kv limits them all together. Without --key it listens on\n"
+     "loopback addresses only, in the clear."},
+    {"doctor", td_cmd_doctor, "--prefill HOST:PORT --key FILE [-m MODEL]", 0, 0, false,
+     "whether two machines work in tandem, and from how many tokens it pays",
+     "Asks a prefill machine step by step, one line each: is it reachable, does it hold the same\n"
+     "key and the same model, is a short prompt's KV the same there and here, how long is a round\n"
+     "trip, how fast the link, how fast does each end read, and from how many prompt tokens on\n"
+     "prefill there pays; or why not. Without -m it is the small model that comes with tandem.\n"
+     "Exit 0 when all is well, 1 when a step failed."},
 };
 const uint32_t td_n_commands = sizeof(td_commands) / sizeof(td_commands[0]);
 
@@ -94,13 +115,18 @@ enum {
     SYNTH = 1 << 6,
     PROBE = 1 << 7,
     KEY = 1 << 8,
-    ALL = 0x1ff,
+    PREFILL = 1 << 9,
+    DOCTOR = 1 << 10,
+    // Where a prompt may be read elsewhere, and where there is an engine.
+    SPLIT = RUN | EVAL | BENCH,
+    ENGINE = SPLIT | PREFILL | DOCTOR,
+    ALL = 0x7ff,
 };
 
 // Rows of one command appear in its help in this order.
 const struct td_opt_row td_options[TD_N_OPTS] = {
     [TD_OPT_MODEL] = {"--model", 'm', TD_OPT_TYPE_TEXT, "MODEL", NULL, 0, 0,
-                      RUN | EVAL | BENCH | INSPECT | TOKENIZE | DETOKENIZE,
+                      ENGINE | INSPECT | TOKENIZE | DETOKENIZE,
                       "GGUF file (any part of a split one), or synth:NAME[,seed=S,layers=L,...] "
                       "for random weights of that shape without a file"},
 
@@ -129,9 +155,9 @@ const struct td_opt_row td_options[TD_N_OPTS] = {
     [TD_OPT_IGNORE_EOS] = {"--ignore-eos", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, RUN,
                            "go on after the answer has ended, up to -n or the context: for "
                            "measuring"},
-    [TD_OPT_STATS] = {"--stats", 0, TD_OPT_TYPE_CHOICE, "text|json|none", "text", 0, 0, RUN,
-                      "the closing line on the standard error; json: one object on one line, the "
-                      "last that is written there"},
+    [TD_OPT_STATS] = {"--stats", 0, TD_OPT_TYPE_CHOICE, "text|json|none", "text", 0, 0, RUN | EVAL,
+                      "the closing line on the standard error (eval: with --prefill); json: one "
+                      "object on one line, the last that is written there"},
 
     [TD_OPT_TOKENS] = {"--tokens", 0, TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, EVAL,
                        "token ids, separated by white space; - is the standard input"},
@@ -165,26 +191,69 @@ const struct td_opt_row td_options[TD_N_OPTS] = {
     [TD_OPT_SAVE] = {"--save", 0, TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, BENCH,
                      "also write the results to FILE as JSON, for bench/compare.py"},
 
-    [TD_OPT_CTX] = {"--ctx", 'c', TD_OPT_TYPE_COUNT, "TOKENS", NULL, 1, UINT32_MAX / 2, RUN,
+    [TD_OPT_CTX] = {"--ctx", 'c', TD_OPT_TYPE_COUNT, "TOKENS", NULL, 1, UINT32_MAX / 2,
+                    RUN | PREFILL,
                     "tokens of prompt and answer together; default: what the model was trained "
                     "for, at most 8192, and less when memory is short"},
     [TD_OPT_CTX_EVAL] = {"--ctx", 'c', TD_OPT_TYPE_COUNT, "TOKENS", "512", 4, UINT32_MAX / 2, EVAL,
                          "with --ppl: length of a window"},
-    [TD_OPT_CHUNK] = {"--chunk", 0, TD_OPT_TYPE_COUNT, "TOKENS", "512", 1, 65536,
-                      RUN | EVAL | BENCH,
+    [TD_OPT_CHUNK] = {"--chunk", 0, TD_OPT_TYPE_COUNT, "TOKENS", "512", 1, 65536, ENGINE,
                       "prompt tokens computed at once; more is faster and needs more memory, the "
                       "results are the same to the bit"},
     [TD_OPT_PRECISION] = {"--precision", 0, TD_OPT_TYPE_CHOICE, "default|high", "default", 0, 0,
-                          RUN | EVAL | BENCH,
+                          ENGINE,
                           "high: activations stay 32-bit floats instead of blocks of 8 or 16 bits; "
                           "slower"},
-    [TD_OPT_KV] = {"--kv", 0, TD_OPT_TYPE_CHOICE, "f16|f32", "f16", 0, 0, RUN | EVAL | BENCH,
+    [TD_OPT_KV] = {"--kv", 0, TD_OPT_TYPE_CHOICE, "f16|f32", "f16", 0, 0, ENGINE,
                    "type of cached keys and values"},
     [TD_OPT_SEED] = {"--seed", 's', TD_OPT_TYPE_COUNT, "S", NULL, 0, UINT64_MAX, RUN | SYNTH,
                      "seed of the random numbers; the same seed gives the same result"},
     [TD_OPT_THREADS] = {"--threads", 't', TD_OPT_TYPE_COUNT, "T", NULL, 1, 1024,
-                        RUN | EVAL | BENCH | SYNTH | PROBE,
+                        ENGINE | SYNTH | PROBE,
                         "threads; default: one for each CPU this process may use"},
+
+    [TD_OPT_PREFILL] = {"--prefill", 0, TD_OPT_TYPE_TEXT, "HOST:PORT,..", NULL, 0, 0,
+                        SPLIT | DOCTOR,
+                        "have prompts read there, by `tandem prefill`, when that is faster; of "
+                        "several the best is asked, the next when it fails"},
+    [TD_OPT_LISTEN] = {"--listen", 0, TD_OPT_TYPE_TEXT, "HOST:PORT", NULL, 0, 0, PREFILL,
+                       "address to wait at; port 0: any that is free"},
+    [TD_OPT_KEY] = {"--key", 0, TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, SPLIT | PREFILL | DOCTOR,
+                    "the pairing secret, the same on both machines (tandem key new FILE)"},
+    [TD_OPT_POLICY] = {"--prefill-policy", 0, TD_OPT_TYPE_CHOICE, "auto|require|never", "auto", 0,
+                       0, SPLIT,
+                       "auto: there when it is faster, here when it is not or there is trouble; "
+                       "require: there, or fail (bench: unless set); never: here"},
+    [TD_OPT_KV_WIRE] = {"--kv-wire", 0, TD_OPT_TYPE_CHOICE, "f16|q8_0", "f16", 0, 0, SPLIT | DOCTOR,
+                        "how keys and values travel: as they are cached, or in about half the "
+                        "bytes with a little noise"},
+    [TD_OPT_OTHER_WEIGHTS] = {"--allow-different-weights", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0,
+                              SPLIT | DOCTOR,
+                              "take KV of a model with other weights; every answer then says so"},
+    [TD_OPT_CHECKPOINT] = {"--checkpoint", 0, TD_OPT_TYPE_COUNT, "TOKENS", "4096", 1, 1 << 24,
+                           SPLIT,
+                           "how often what has come is made whole, so that it is kept when the "
+                           "peer goes away"},
+    [TD_OPT_SILENT] = {"--prefill-timeout", 0, TD_OPT_TYPE_REAL, "SECONDS", "10", 0, 3600,
+                       SPLIT | DOCTOR, "a peer that is silent for so long has gone"},
+    [TD_OPT_MAX_KV] = {"--max-kv", 0, TD_OPT_TYPE_COUNT, "SIZE", NULL, 1, UINT64_MAX, PREFILL,
+                       "bytes of KV cache of all slots together, like 4G; default: half of what "
+                       "memory is free"},
+    [TD_OPT_SLOTS] = {"--slots", 0, TD_OPT_TYPE_COUNT, "N", "1", 1, 64, PREFILL,
+                      "requests at a time"},
+    [TD_OPT_LEASE] = {"--lease", 0, TD_OPT_TYPE_REAL, "SECONDS", "60", 0, 86400, PREFILL,
+                      "how long a request is kept for a peer whose connection broke"},
+    [TD_OPT_SEND_AT_END] = {"--send-at-end", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, PREFILL,
+                            "send nothing before all is computed: only to see what streaming "
+                            "gains"},
+    [TD_OPT_PACE_PREFILL] = {"--pace-prefill", 0, TD_OPT_TYPE_RATE, "TOK_S", NULL, 0, 0,
+                             SPLIT | PREFILL,
+                             "read prompts no faster than this, or than a table "
+                             "DEPTH:TOK_S,DEPTH:TOK_S,... says; for experiments"},
+    [TD_OPT_PACE_DECODE] = {"--pace-decode", 0, TD_OPT_TYPE_RATE, "TOK_S", NULL, 0, 0,
+                            SPLIT | PREFILL, "the same for single tokens"},
+    [TD_OPT_DOCTOR_FORMAT] = {"--output", 'o', TD_OPT_TYPE_CHOICE, "text|json", "text", 0, 0,
+                              DOCTOR, "lines to read, or one JSON object"},
 
     [TD_OPT_SPECIAL] = {"--special", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, RUN | TOKENIZE,
                         "read names of special tokens in the text as these tokens (run: with "

@@ -11,6 +11,7 @@ enum td_opt_type {
     TD_OPT_TYPE_COUNT,  // whole number, units k M G (powers of 1024), in [min, max]
     TD_OPT_TYPE_REAL,   // decimal fraction in [min, max]
     TD_OPT_TYPE_LIST,   // counts separated by commas
+    TD_OPT_TYPE_RATE,   // tokens per second, or DEPTH:RATE pairs separated by commas
     TD_OPT_TYPE_CHOICE, // one of the words of `value`, which are separated by '|'
 };
 

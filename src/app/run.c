@@ -19,6 +19,7 @@ enum stats_form { STATS_TEXT, STATS_JSON, STATS_NONE };
 struct run {
     const struct td_config *cfg;
     struct td_app app;
+    struct td_pair pair;
     struct td_conversation *conversation;
     uint64_t seed;
     bool is_chat;
@@ -55,6 +56,7 @@ static void print_stats_json(const struct run *r, const struct td_chat_stats *s)
     td_json_u64(out, "rss_file_bytes", rss.file_bytes);
     td_json_u64(out, "kv_bytes", device.kv_bytes);
     td_json_u64(out, "scratch_bytes", device.scratch_bytes);
+    if (r->pair.remote) json_object_set_new(out, "prefill", td_pair_stats_json(&s->prefill));
     (void)td_json_print(stderr, out, JSON_COMPACT);
 }
 
@@ -73,9 +75,14 @@ static void print_stats(const struct td_chat_stats *s, void *ctx)
     const bool dim = isatty(STDERR_FILENO) && !r->cfg->no_color;
     char reused[48] = "";
     if (s->n_reused) snprintf(reused, sizeof(reused), " (%u of them reused)", s->n_reused);
-    fprintf(stderr, "%sprompt %u tokens%s, %.1f tok/s; answer %u tokens, %.1f tok/s%s%s\n",
+    char where[400] = "";
+    if (r->pair.remote) {
+        char text[380];
+        snprintf(where, sizeof(where), ", %s", td_pair_stats_text(&s->prefill, text, sizeof(text)));
+    }
+    fprintf(stderr, "%sprompt %u tokens%s, %.1f tok/s%s; answer %u tokens, %.1f tok/s%s%s\n",
             dim ? "\033[2m" : "", s->n_prompt, reused,
-            rate(s->n_prompt - s->n_reused, s->prompt_seconds), s->n_generated,
+            rate(s->n_prompt - s->n_reused, s->prompt_seconds), where, s->n_generated,
             rate(s->n_generated - 1.0, s->decode_seconds),
             strcmp(s->stop_reason, "interrupted") == 0 ? "; interrupted" : "",
             dim ? "\033[0m" : "");
@@ -134,9 +141,16 @@ static int run(struct run *r, const char *text, size_t size_bytes, struct td_err
     const struct td_config *cfg = r->cfg;
     const struct td_app_wants wants = {
         .n_ctx = (uint32_t)td_opt_u64(cfg, TD_OPT_CTX), .max_logits_rows = 1, .text = true};
-    int code = td_app_open(&r->app, cfg, &wants, err);
+    // A wrong key should be known before a large model is opened.
+    int code = td_pair_key(&r->pair, cfg, err);
+    if (code == TD_OK) code = td_app_open(&r->app, cfg, &wants, err);
     if (code != TD_OK) return code;
-    const struct td_chat_options options = chat_options(cfg, r->seed);
+    code = td_pair_open(&r->pair, &r->app, (enum td_remote_policy)td_opt_choice(cfg, TD_OPT_POLICY),
+                        err);
+    if (code != TD_OK) return code;
+    r->pair.n_answer = (uint32_t)td_opt_u64(cfg, TD_OPT_N_PREDICT);
+    struct td_chat_options options = chat_options(cfg, r->seed);
+    options.pair = &r->pair;
     code = td_conversation_open(&r->conversation, &r->app, &options, err);
     if (code != TD_OK || r->is_chat) return code;
     struct td_chat_stats stats;
@@ -173,6 +187,7 @@ static int run_checked(const struct td_config *cfg)
     else if (td_app_interrupted())
         exit_code = TD_EXIT_INTERRUPTED;
     td_conversation_close(r.conversation);
+    td_pair_close(&r.pair);
     if (r.app.model) td_app_close(&r.app);
     free(text);
     return exit_code;
@@ -180,12 +195,14 @@ static int run_checked(const struct td_config *cfg)
 
 int td_cmd_run(const struct td_config *cfg)
 {
+    const char *usage;
     if (td_opt_is_set(cfg, TD_OPT_PROMPT) && td_opt_is_set(cfg, TD_OPT_PROMPT_FILE))
         return td_app_usage(cfg, "-p and -f both give the prompt");
     if (td_opt_is_set(cfg, TD_OPT_SPECIAL) && !td_opt_is_set(cfg, TD_OPT_RAW))
         return td_app_usage(cfg, "--special goes with --raw");
     if (td_opt_is_set(cfg, TD_OPT_SYSTEM) && td_opt_is_set(cfg, TD_OPT_RAW))
         return td_app_usage(cfg, "--system needs the chat format, which --raw leaves out");
+    if (!td_pair_is_usable(cfg, &usage)) return td_app_usage(cfg, "%s", usage);
     if (td_opt_text(cfg, TD_OPT_MODEL)) return run_checked(cfg);
 
     struct td_config with_model = *cfg;

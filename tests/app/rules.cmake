@@ -3,12 +3,12 @@ if(TARGET tandem)
   add_executable(pty ${CMAKE_CURRENT_SOURCE_DIR}/app/pty.c)
   target_link_libraries(pty PRIVATE td_flags)
   target_compile_definitions(pty PRIVATE _XOPEN_SOURCE=700 _DEFAULT_SOURCE _DARWIN_C_SOURCE)
-  foreach(script mistakes commands eval signals chat)
+  foreach(script mistakes commands eval signals chat prefill)
     add_test(NAME app.${script}
       COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/app/test_${script}.sh $<TARGET_FILE:tandem>
         ${CMAKE_CURRENT_SOURCE_DIR}/data $<TARGET_FILE:pty>)
     set_tests_properties(app.${script} PROPERTIES LABELS quick TIMEOUT 300 SKIP_RETURN_CODE 77)
-    if(script MATCHES "signals|chat")
+    if(script MATCHES "signals|chat|prefill")
       # They type at moments: not beside others that take the CPU.
       set_tests_properties(app.${script} PROPERTIES RUN_SERIAL TRUE)
     endif()

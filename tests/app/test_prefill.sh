@@ -1,0 +1,201 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Two processes in tandem on loopback: the same bytes wherever the prompt was read, and one sentence
+# or the same answer when the other side goes away. Nothing here depends on how fast the machine is.
+PTY=$3
+. "$(dirname "$0")/lib.sh"
+XDG_CACHE_HOME=$TMP/cache
+export XDG_CACHE_HOME
+MINI=$(dirname "$0")/../../models/tandem-mini.gguf
+far=
+trap '[ -n "$far" ] && kill -9 $far 2>/dev/null; rm -rf "$TMP"' EXIT
+
+# serve ARGS...: starts the prefill side; $far is its process, $PEER its address.
+serve() {
+    : >"$TMP/far"
+    "$TANDEM" prefill --listen 127.0.0.1:0 -t 2 "$@" >"$TMP/far.out" 2>"$TMP/far" </dev/null &
+    far=$!
+    PEER=
+    for _ in $(seq 600); do
+        PEER=$(sed -n 's/^listening on \([0-9.]*:[0-9]*\),.*/\1/p' "$TMP/far")
+        [ -n "$PEER" ] && return
+        kill -0 $far 2>/dev/null || break
+        sleep 0.1
+    done
+    cp "$TMP/far" "$TMP/err"
+    failed "the prefill side did not start: $*"
+}
+# ended SIGNAL WANT: stops it and checks its exit code.
+ended() {
+    n_checks=$((n_checks + 1))
+    kill "-$1" $far 2>/dev/null
+    wait $far 2>/dev/null
+    got=$?
+    far=
+    [ "$got" = "$2" ] || { cp "$TMP/far" "$TMP/err"; failed "the prefill side: exit $got, not $2"; }
+}
+# began: waits until it has begun request number $1.
+began() {
+    for _ in $(seq 600); do
+        [ "$(grep -c ' began: ' "$TMP/far")" -ge "$1" ] && return
+        sleep 0.05
+    done
+    cp "$TMP/far" "$TMP/err"
+    failed "no request arrived"
+}
+# ids N [SEED]: token ids for a vocabulary of 1000 and more.
+ids() { awk -v n="$1" -v x="${2:-1}" 'BEGIN { for (i = 0; i < n; i++) { x = (x * 75 + 74) % 65537; print x % 1000 } }' >"$TMP/ids"; }
+field() { sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p" "$TMP/err" | tail -n 1; }
+is() {
+    n_checks=$((n_checks + 1))
+    [ "$(field "$1")" = "$2" ] || failed "$1 is '$(field "$1")', not '$2'"
+}
+at_least() {
+    n_checks=$((n_checks + 1))
+    [ "$(field "$1")" -ge "$2" ] || failed "$1 is '$(field "$1")', less than $2"
+}
+here() { ok "$TANDEM" eval -m "$M" --tokens "$TMP/ids" --logits "$TMP/here.npy" --last -t 2; }
+# there CODE ARGS...: the same by way of the peer.
+there() {
+    want=$1
+    shift
+    rm -f "$TMP/there.npy"
+    code "$want" "$TANDEM" eval -m "$M" --tokens "$TMP/ids" --logits "$TMP/there.npy" --last -t 2 \
+        --prefill "$PEER" --stats json "$@"
+}
+
+ok "$TANDEM" key new "$TMP/key"
+ok "$TANDEM" key new "$TMP/other"
+M=synth:tiny
+KEY="--key $TMP/key"
+
+# ---- a command line that cannot work --------------------------------------------------------
+mistake 2 "--listen HOST:PORT" "$TANDEM" prefill -m $M
+mistake 1 "without a key" "$TANDEM" prefill -m $M --listen 0.0.0.0:0
+mistake 1 "$TMP/none" "$TANDEM" prefill -m $M --listen 127.0.0.1:0 --key "$TMP/none"
+mistake 2 "--key goes with --prefill" "$TANDEM" run -m $M -p hi $KEY
+mistake 2 "--prefill goes with --logits --last" "$TANDEM" eval -m $M --tokens "$TMP/ids" --logits "$TMP/x" --prefill 127.0.0.1:1
+mistake 2 "not tokens per second" "$TANDEM" run -m $M -p hi --pace-prefill 5,6
+mistake 2 "'doctor' needs a machine" "$TANDEM" doctor
+
+# ---- the same bytes -------------------------------------------------------------------------
+serve -m $M $KEY --chunk 64
+for n in 1 2 63 64 65 199 300; do
+    ids $n
+    here
+    there 0 $KEY --prefill-policy require --chunk 64
+    same "$TMP/here.npy" "$TMP/there.npy"
+    if [ $n -gt 1 ]; then is path remote; else is path local; fi
+    is tokens $n
+done
+at_least bytes 1
+is local_tokens 1
+is weights_differ false
+# What the peer has read before is not read again; more than one checkpoint.
+ids 310
+here
+there 0 $KEY --prefill-policy require --checkpoint 32
+same "$TMP/here.npy" "$TMP/there.npy"
+is path remote
+# Half the bytes, nearly the same.
+there 0 $KEY --prefill-policy require --kv-wire q8_0
+is path remote
+# Never.
+there 0 $KEY --prefill-policy never
+same "$TMP/here.npy" "$TMP/there.npy"
+is path local
+
+# ---- who may not ----------------------------------------------------------------------------
+there 1 --key "$TMP/other" --prefill-policy require
+says "key"
+there 0 --key "$TMP/other"
+same "$TMP/here.npy" "$TMP/there.npy"
+is path local
+M=synth:tiny,seed=2
+there 1 $KEY --prefill-policy require
+says "weights"
+there 0 $KEY --prefill-policy require --allow-different-weights
+is path remote
+is weights_differ true
+says "other weights"
+M=synth:tiny,vocab=1500
+there 1 $KEY --prefill-policy require
+M=synth:tiny
+
+# ---- doctor, bench --------------------------------------------------------------------------
+code 1 "$TANDEM" doctor -m $M --prefill "$PEER" --key "$TMP/other"
+out_has "FAIL"
+ok "$TANDEM" bench -m $M --prefill "$PEER" $KEY -p 64,200 -n 3,1 -r 2
+out_has "| pp200 "
+out_has "| pp200+tg3 "
+out_has "| remote "
+ok "$TANDEM" bench -m $M --prefill "$PEER" $KEY -p 64 -r 2 -o json --save "$TMP/bench.json"
+out_has '"exposed_seconds"'
+same "$TMP/out" "$TMP/bench.json"
+grep -q ' done: 200 tokens' "$TMP/far" || { cp "$TMP/far" "$TMP/err"; failed "no line for a request"; }
+ended TERM 0
+
+# ---- in the clear; the shipped model; a conversation -------------------------------------------
+if [ -r "$MINI" ]; then
+    M=$MINI
+    serve -m "$M" --slots 2
+    ids 500
+    here
+    there 0 --prefill-policy require
+    same "$TMP/here.npy" "$TMP/there.npy"
+    is path remote
+    ok "$TANDEM" run -m "$M" --temp 0 -p "What is 58 + 27?" --stats json
+    cp "$TMP/out" "$TMP/answer"
+    ok "$TANDEM" run -m "$M" --temp 0 -p "What is 58 + 27?" --stats json --prefill "$PEER" --prefill-policy require
+    same "$TMP/answer" "$TMP/out"
+    is path remote
+    ok "$TANDEM" run -m "$M" --temp 0 -p "What is 58 + 27?" --prefill "$PEER" --prefill-policy require
+    says ", read at 127.0.0.1:"
+    n_checks=$((n_checks + 1))
+    "$PTY" "$TANDEM" run -m "$M" --temp 0 -n 8 --stats json --prefill "$PEER" --prefill-policy require \
+        >"$TMP/out" 2>&1 <<'STEPS'
+wait > 
+send What is 58 + 27?\n
+wait "have":0,
+wait > 
+send And 12 + 30?\n
+wait "path":"remote"
+absent "have":0,
+wait > 
+sleep 500
+send \x04
+exit 0
+STEPS
+    got=$?
+    [ $got -eq 0 ] || [ $got -eq 77 ] || failed "the conversation: $(tail -n 1 "$TMP/out")"
+    ended INT 0
+    M=synth:tiny
+fi
+
+# ---- the other side goes away in the middle ---------------------------------------------------
+# Paces make sure that it is asked, and that there is a middle.
+ids 900
+here
+SLOW="--pace-prefill 150 --chunk 32 --checkpoint 64"
+serve -m $M $KEY --pace-prefill 300 --chunk 32
+(
+    began 2 # the first is the canary
+    sleep 0.5
+    kill -9 $far
+) &
+there 0 $KEY $SLOW
+wait
+same "$TMP/here.npy" "$TMP/there.npy"
+n_checks=$((n_checks + 1))
+case $(field path) in salvaged | local) ;; *) failed "path is '$(field path)'" ;; esac
+wait $far 2>/dev/null
+serve -m $M $KEY --pace-prefill 300 --chunk 32
+(
+    began 2
+    kill -9 $far
+) &
+there 1 $KEY $SLOW --prefill-policy require
+wait
+[ "$(grep -vc 'synthetic weights' "$TMP/err")" -eq 1 ] || failed "not one line"
+far=
+finish
