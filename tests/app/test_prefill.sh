@@ -13,7 +13,7 @@ trap '[ -n "$far" ] && kill -9 $far 2>/dev/null; rm -rf "$TMP"' EXIT
 # serve ARGS...: starts the prefill side; $far is its process, $PEER its address.
 serve() {
     : >"$TMP/far"
-    "$TANDEM" prefill --listen 127.0.0.1:0 -t 2 "$@" >"$TMP/far.out" 2>"$TMP/far" </dev/null &
+    "$TANDEM" prefill --listen 127.0.0.1:0 -t 1 "$@" >"$TMP/far.out" 2>"$TMP/far" </dev/null &
     far=$!
     PEER=
     for _ in $(seq 600); do
@@ -54,13 +54,13 @@ at_least() {
     n_checks=$((n_checks + 1))
     [ "$(field "$1")" -ge "$2" ] || failed "$1 is '$(field "$1")', less than $2"
 }
-here() { ok "$TANDEM" eval -m "$M" --tokens "$TMP/ids" --logits "$TMP/here.npy" --last -t 2; }
+here() { ok "$TANDEM" eval -m "$M" --tokens "$TMP/ids" --logits "$TMP/here.npy" --last -t 1; }
 # there CODE ARGS...: the same by way of the peer.
 there() {
     want=$1
     shift
     rm -f "$TMP/there.npy"
-    code "$want" "$TANDEM" eval -m "$M" --tokens "$TMP/ids" --logits "$TMP/there.npy" --last -t 2 \
+    code "$want" "$TANDEM" eval -m "$M" --tokens "$TMP/ids" --logits "$TMP/there.npy" --last -t 1 \
         --prefill "$PEER" --stats json "$@"
 }
 
@@ -123,13 +123,13 @@ there 1 $KEY --prefill-policy require
 M=synth:tiny
 
 # ---- doctor, bench --------------------------------------------------------------------------
-code 1 "$TANDEM" doctor -m $M --prefill "$PEER" --key "$TMP/other"
+code 1 "$TANDEM" doctor -m $M -t 1 --prefill "$PEER" --key "$TMP/other"
 out_has "FAIL"
-ok "$TANDEM" bench -m $M --prefill "$PEER" $KEY -p 64,200 -n 3,1 -r 2
+ok "$TANDEM" bench -m $M -t 1 --prefill "$PEER" $KEY -p 64,200 -n 3,1 -r 2
 out_has "| pp200 "
 out_has "| pp200+tg3 "
 out_has "| remote "
-ok "$TANDEM" bench -m $M --prefill "$PEER" $KEY -p 64 -r 2 -o json --save "$TMP/bench.json"
+ok "$TANDEM" bench -m $M -t 1 --prefill "$PEER" $KEY -p 64 -r 2 -o json --save "$TMP/bench.json"
 out_has '"exposed_seconds"'
 same "$TMP/out" "$TMP/bench.json"
 grep -q ' done: 200 tokens' "$TMP/far" || { cp "$TMP/far" "$TMP/err"; failed "no line for a request"; }
@@ -144,15 +144,15 @@ if [ -r "$MINI" ]; then
     there 0 --prefill-policy require
     same "$TMP/here.npy" "$TMP/there.npy"
     is path remote
-    ok "$TANDEM" run -m "$M" --temp 0 -p "What is 58 + 27?" --stats json
+    ok "$TANDEM" run -m "$M" -t 1 --temp 0 -p "What is 58 + 27?" --stats json
     cp "$TMP/out" "$TMP/answer"
-    ok "$TANDEM" run -m "$M" --temp 0 -p "What is 58 + 27?" --stats json --prefill "$PEER" --prefill-policy require
+    ok "$TANDEM" run -m "$M" -t 1 --temp 0 -p "What is 58 + 27?" --stats json --prefill "$PEER" --prefill-policy require
     same "$TMP/answer" "$TMP/out"
     is path remote
-    ok "$TANDEM" run -m "$M" --temp 0 -p "What is 58 + 27?" --prefill "$PEER" --prefill-policy require
+    ok "$TANDEM" run -m "$M" -t 1 --temp 0 -p "What is 58 + 27?" --prefill "$PEER" --prefill-policy require
     says ", read at 127.0.0.1:"
     n_checks=$((n_checks + 1))
-    "$PTY" "$TANDEM" run -m "$M" --temp 0 -n 8 --stats json --prefill "$PEER" --prefill-policy require \
+    "$PTY" "$TANDEM" run -m "$M" -t 1 --temp 0 -n 8 --stats json --prefill "$PEER" --prefill-policy require \
         >"$TMP/out" 2>&1 <<'STEPS'
 wait > 
 send What is 58 + 27?\n
