@@ -282,10 +282,16 @@ static int take_resume(struct td_host_peer *peer, const struct td_wire_msg *msg)
 
 static void take_probe(struct td_host_peer *peer, const struct td_wire_msg *msg)
 {
+    // Who has read the last byte of a probe may be quicker than who wrote it.
+    const uint64_t until_ns = td_clock_ns() + (uint64_t)TD_HOST_WAIT_MS * 1000000;
+    while (peer->probe.request && !peer->is_leaving && td_host_wait(peer->host, until_ns)) {
+    }
     bool is_idle = has_sender(peer) && !peer->probe.request;
     for (const struct td_host_job *job = peer->host->jobs; job; job = job->next)
         is_idle &= job->peer != peer || job->state == TD_HOST_JOB_OVER;
     if (!is_idle) {
+        peer->refused_probe = msg->h.request;
+        pthread_cond_broadcast(&peer->host->changed);
         refuse(peer, msg->h.request, TD_WIRE_E_ORDER, "a probe needs an idle data connection");
         return;
     }

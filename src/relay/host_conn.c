@@ -156,6 +156,19 @@ static void run_control(struct td_host_conn *conn, struct td_frames *frames,
 
 // ---- data -------------------------------------------------------------------------------------
 
+// Whether this filler is wanted. What announces it comes on the other connection, perhaps later.
+// Mutex held; given up meanwhile.
+static bool is_announced(struct td_host_peer *peer, const struct td_wire_header *h)
+{
+    const struct td_host_probe *p = &peer->probe;
+    const uint64_t until_ns = td_clock_ns() + (uint64_t)TD_HOST_WAIT_MS * 1000000;
+    while (p->request != h->request && peer->refused_probe != h->request && !peer->is_leaving &&
+           td_host_wait(peer->host, until_ns)) {
+    }
+    return p->request == h->request && !p->is_towards_asker &&
+           h->size_bytes <= p->size_bytes - p->n_bytes;
+}
+
 // Takes a frame of filler.
 static int take_blast(struct td_host_peer *peer, struct td_frames *f,
                       const struct td_wire_header *h, struct td_error *err)
@@ -163,14 +176,15 @@ static int take_blast(struct td_host_peer *peer, struct td_frames *f,
     struct td_host *host = peer->host;
     struct td_host_probe *p = &peer->probe;
     pthread_mutex_lock(&host->mutex);
-    const bool is_wanted = p->request == h->request && !p->is_towards_asker &&
-                           h->size_bytes <= p->size_bytes - p->n_bytes;
+    const bool is_wanted = is_announced(peer, h);
+    const bool is_refused = peer->refused_probe == h->request;
     if (is_wanted && p->n_bytes == 0) p->begin_ns = td_clock_ns();
     pthread_mutex_unlock(&host->mutex);
-    if (!is_wanted) return td_fail(err, TD_EFORMAT, "filler that no PROBE announced");
+    if (!is_wanted && !is_refused)
+        return td_fail(err, TD_EFORMAT, "filler that no PROBE announced");
     struct td_wire_msg msg;
     const int code = td_frames_payload(f, h, &msg, err);
-    if (code) return code;
+    if (code || !is_wanted) return code;
     pthread_mutex_lock(&host->mutex);
     p->n_bytes += h->size_bytes;
     if (p->n_bytes == p->size_bytes) {

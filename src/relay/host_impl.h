@@ -57,6 +57,7 @@ struct td_host_peer {
     bool is_leaving;                // nothing more is said
     uint64_t last_request;
     struct td_host_probe probe;
+    uint64_t refused_probe; // its filler may come all the same
     pthread_t talker;
     struct td_wire_msg say[TD_HOST_MAX_SAY]; // ring: frames without items, for the talker
     uint32_t first_say, n_say;

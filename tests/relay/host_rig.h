@@ -66,7 +66,9 @@ static inline void open_house(struct house *h, const struct td_host_config *wish
 {
     static const uint8_t tokenizer[32] = {1}, weights[32] = {2};
     *h = (struct house){0};
-    h->engine = open_engine_cfg(g_model, config(CHUNK, 1));
+    struct td_engine_config engine_cfg = config(CHUNK, 1);
+    engine_cfg.device.max_kv_bytes = wishes->max_kv_bytes; // 0: no limit
+    h->engine = open_engine_cfg(g_model, engine_cfg);
     OK(td_listener_open(&h->listener, "127.0.0.1:0", key, NULL, &err));
     (void)snprintf(h->where, sizeof(h->where), "127.0.0.1:%u", td_listener_port(h->listener));
     OK(td_peer_init(&h->peer, TD_WIRE_PREFILL, &g_model->spec, tokenizer, weights, TD_F16, &err));
@@ -77,11 +79,21 @@ static inline void open_house(struct house *h, const struct td_host_config *wish
     cfg.kv_type = TD_F16;
     if (!cfg.n_slots) cfg.n_slots = 1;
     cfg.n_ctx = N_CTX;
-    cfg.max_kv_bytes = 1 << 20;
     cfg.event = count_event;
     cfg.event_ctx = h;
     OK(td_host_open(&h->host, &cfg, h->listener, &err));
     assert_int_equal(pthread_create(&h->thread, NULL, house_main, h), 0);
+}
+
+// Pages for so many positions of a sequence in every layer.
+static inline uint64_t max_kv_bytes(uint32_t n_tokens)
+{
+    struct td_engine *e = open_engine_cfg(g_model, config(CHUNK, 1));
+    struct td_device_report report;
+    td_engine_report(e, &report);
+    td_engine_close(e);
+    const uint64_t n_pages = (n_tokens + report.kv_page_tokens - 1) / report.kv_page_tokens;
+    return n_pages * report.kv_page_bytes * g_model->spec.n_layers;
 }
 
 static inline void close_house(struct house *h)
