@@ -178,8 +178,11 @@ static void rates_key(const struct td_pair *p, char *out, size_t out_bytes)
 {
     struct td_device_report device;
     td_engine_report(p->app->engine, &device);
-    snprintf(out, out_bytes, "%s|%u|%s|%s", p->weights, p->app->n_threads, device.isa,
-             p->app->precision == TD_PRECISION_HIGH ? "high" : "default");
+    // Small chunks are slow; from 128 tokens on it matters little.
+    const uint64_t chunk = td_opt_u64(p->cfg, TD_OPT_CHUNK);
+    snprintf(out, out_bytes, "%s|%u|%s|%s|%u", p->weights, p->app->n_threads, device.isa,
+             p->app->precision == TD_PRECISION_HIGH ? "high" : "default",
+             (unsigned)(chunk < LOOK_TOKENS ? chunk : LOOK_TOKENS));
 }
 
 static bool is_paced(const struct td_config *cfg)

@@ -123,6 +123,16 @@ there 1 $KEY --prefill-policy require
 M=synth:tiny
 
 # ---- doctor, bench --------------------------------------------------------------------------
+ok "$TANDEM" doctor -m $M -t 1 --prefill "$PEER" $KEY
+out_has "ok    reachable"
+out_has "ok    key"
+out_has "ok    model"
+out_has "ok    canary"
+out_has "ok    link here"
+out_has "ok    pays"
+ok "$TANDEM" doctor -m $M -t 1 --prefill "$PEER" $KEY -o json
+out_has '"ok": true'
+out_has '"pays_from_tokens"'
 code 1 "$TANDEM" doctor -m $M -t 1 --prefill "$PEER" --key "$TMP/other"
 out_has "FAIL"
 ok "$TANDEM" bench -m $M -t 1 --prefill "$PEER" $KEY -p 64,200 -n 3,1 -r 2
@@ -151,6 +161,29 @@ if [ -r "$MINI" ]; then
     is path remote
     ok "$TANDEM" run -m "$M" -t 1 --temp 0 -p "What is 58 + 27?" --prefill "$PEER" --prefill-policy require
     says ", read at 127.0.0.1:"
+    # What lies in the cache is believed only as far as it reads well; without a folder there is none.
+    [ -s "$XDG_CACHE_HOME/tandem/digests" ] || failed "no digest was kept"
+    ids 40
+    here
+    for bad in garbage '[]' '{}' '{"'"$M"'": 5}'; do
+        for name in digests rates; do echo "$bad" >"$XDG_CACHE_HOME/tandem/$name"; done
+        there 0 --prefill-policy require
+        same "$TMP/here.npy" "$TMP/there.npy"
+    done
+    sed 's/": "..../": "0000/' "$XDG_CACHE_HOME/tandem/digests" >"$TMP/wrong"
+    cp "$TMP/wrong" "$XDG_CACHE_HOME/tandem/digests"
+    there 1 --prefill-policy require
+    says "weights"
+    rm "$XDG_CACHE_HOME/tandem/digests"
+    mkfifo "$XDG_CACHE_HOME/tandem/digests"
+    there 0 --prefill-policy require
+    rm -r "$XDG_CACHE_HOME/tandem"
+    : >"$XDG_CACHE_HOME/tandem"
+    there 0 --prefill-policy require
+    rm "$XDG_CACHE_HOME/tandem"
+    code 0 env -u HOME -u XDG_CACHE_HOME "$TANDEM" eval -m "$M" --tokens "$TMP/ids" --last -t 1 \
+        --logits "$TMP/there.npy" --prefill "$PEER" --prefill-policy require
+    same "$TMP/here.npy" "$TMP/there.npy"
     n_checks=$((n_checks + 1))
     "$PTY" "$TANDEM" run -m "$M" -t 1 --temp 0 -n 8 --stats json --prefill "$PEER" --prefill-policy require \
         >"$TMP/out" 2>&1 <<'STEPS'
@@ -178,8 +211,20 @@ ids 900
 here
 SLOW="--pace-prefill 150 --chunk 32 --checkpoint 64"
 serve -m $M $KEY --pace-prefill 300 --chunk 32
+n_checks=$((n_checks + 1))
+"$PTY" "$TANDEM" eval -m "$M" --tokens "$TMP/ids" --logits "$TMP/there.npy" --last -t 1 --prefill "$PEER" \
+    $KEY --prefill-policy require >"$TMP/out" 2>&1 <<'STEPS'
+wait reading there
+wait /900 tokens,
+wait  here
+exit 0
+STEPS
+got=$?
+[ $got -eq 0 ] || [ $got -eq 77 ] || failed "the live line: $(tail -n 1 "$TMP/out")"
+ids 900 2 # another prompt: this one is known there now
+here
 (
-    began 2 # the first is the canary
+    began 4 # canary, prompt, canary, prompt
     sleep 0.5
     kill -9 $far
 ) &
@@ -191,7 +236,7 @@ case $(field path) in salvaged | local) ;; *) failed "path is '$(field path)'" ;
 wait $far 2>/dev/null
 serve -m $M $KEY --pace-prefill 300 --chunk 32
 (
-    began 2
+    began 2 # canary, prompt
     kill -9 $far
 ) &
 there 1 $KEY $SLOW --prefill-policy require
