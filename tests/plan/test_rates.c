@@ -46,8 +46,8 @@ static void test_not_taken(void **state)
     td_rates_saw(&r, 0, 0, 1, 0);
     td_rates_saw(&r, 0, 100, 0, 64);
     td_rates_saw(&r, 0, 100, -1, 64);
-    td_rates_saw(&r, 0, 100, NAN, 64);
-    td_rates_saw(&r, 0, 100, INFINITY, 64);
+    td_rates_saw(&r, 0, 100, (double)NAN, 64);
+    td_rates_saw(&r, 0, 100, (double)INFINITY, 64);
     assert_int_equal(r.n_points, 0);
     td_rates_saw(&r, 0, 64, 1, 64);
     assert_int_equal(r.n_points, 1);
