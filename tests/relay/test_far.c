@@ -213,7 +213,7 @@ static bool act_on_probe(struct host *h, const struct td_wire_msg *probe)
     struct td_error e;
     uint64_t left = probe->u.probe.size_bytes;
     struct td_wire_header head;
-    struct td_wire_msg msg;
+    struct td_wire_msg msg = {0};
     bool is_there;
     while (left > 0 && probe->u.probe.towards_asker) {
         const uint32_t n = left < sizeof(filler) ? (uint32_t)left : (uint32_t)sizeof(filler);
@@ -223,10 +223,15 @@ static bool act_on_probe(struct host *h, const struct td_wire_msg *probe)
         if (td_frames_write_bulk(&h->data, bytes, filler, n, &e)) return false;
         left -= n;
     }
-    while (left > 0) {
-        if (td_frames_header(&h->data, &head, 5000, &is_there, &e) || !is_there) return false;
-        if (td_frames_payload(&h->data, &head, &msg, &e)) return false;
-        left -= msg.items_bytes;
+    while (left > 0) { // filler comes once PING is answered
+        if (td_frames_header(&h->control, &head, 10, &is_there, &e)) return false;
+        if (is_there && td_frames_payload(&h->control, &head, &msg, &e)) return false;
+        struct td_wire_msg pong = frame_of(TD_WIRE_PONG, 0);
+        pong.u.t_ns = msg.u.t_ns;
+        if (is_there && head.type == TD_WIRE_PING) say(&h->control, &pong);
+        if (td_frames_header(&h->data, &head, 10, &is_there, &e)) return false;
+        if (is_there && td_frames_payload(&h->data, &head, &msg, &e)) return false;
+        if (is_there) left -= msg.items_bytes;
     }
     if (probe->u.probe.towards_asker) return true;
     msg = frame_of(TD_WIRE_PROBED, probe->h.request);
