@@ -9,7 +9,7 @@
 
 #define GREET_MS     10000u // for each frame until the session stands
 #define N_PINGS      3u     // of the first look at the round trip
-#define DATA_WAIT_MS 1000u  // then the data thread looks up
+#define DATA_WAIT_MS 50u    // then the data thread looks up
 
 struct td_wire_header td_conn_header(const struct td_conn *c, enum td_wire_type type,
                                      uint64_t request)
@@ -30,8 +30,8 @@ void td_conn_fail(struct td_conn *c, bool is_refused, const struct td_error *err
     far->n_events++;
     pthread_cond_broadcast(&far->changed);
     pthread_mutex_unlock(&far->mutex);
-    for (int i = 0; i < 2; i++)
-        if (c->link[i]) td_link_cancel(c->link[i]);
+    // What has come over data is taken in first: data_main, and whoever closes.
+    if (c->link[TD_WIRE_CONTROL]) td_link_cancel(c->link[TD_WIRE_CONTROL]);
 }
 
 int td_conn_say(struct td_conn *c, const struct td_wire_msg *msg, struct td_error *err)
@@ -214,6 +214,7 @@ static void end_thread(struct td_conn *c, int code, const struct td_error *err)
     struct td_far *far = c->far;
     if (code == TD_EFORMAT) td_peer_refuse(&c->control, 0, TD_WIRE_E_FORMAT, err->msg);
     td_conn_fail(c, code == TD_EFORMAT, err);
+    if (code == TD_EFORMAT) td_link_cancel(c->link[TD_WIRE_DATA]);
     pthread_mutex_lock(&far->mutex);
     c->n_running--;
     far->n_events++;
@@ -314,6 +315,16 @@ static int take_data(struct td_conn *c, struct td_stretch *t, const struct td_wi
                    td_wire_type_name(h->type));
 }
 
+// After the control connection has broken: nothing more comes, so this one ends too.
+static int is_down(struct td_conn *c, struct td_error *err)
+{
+    pthread_mutex_lock(&c->far->mutex);
+    const int code = c->code;
+    if (code) *err = c->err;
+    pthread_mutex_unlock(&c->far->mutex);
+    return code ? TD_EIO : TD_OK;
+}
+
 static void *data_main(void *ctx)
 {
     struct td_conn *c = ctx;
@@ -325,8 +336,9 @@ static void *data_main(void *ctx)
         struct td_wire_header h;
         bool is_there;
         code = header_in(&c->data, &h, DATA_WAIT_MS, &is_there, &err);
-        if (code || !is_there) continue;
         const uint64_t now_ns = td_clock_ns();
+        if (!code && !is_there && now_ns - from_ns > TD_CONN_QUIET_NS) code = is_down(c, &err);
+        if (code || !is_there) continue;
         pthread_mutex_lock(&c->far->mutex);
         c->heard_ns = c->data_heard_ns = now_ns;
         c->is_taking = true;
@@ -469,6 +481,7 @@ void td_conn_close(struct td_conn *c)
     }
     (void)td_fail(&why, TD_EIO, "the connection was closed here");
     td_conn_fail(c, false, &why);
+    if (c->link[TD_WIRE_DATA]) td_link_cancel(c->link[TD_WIRE_DATA]);
     for (;;) {
         pthread_mutex_lock(&far->mutex);
         const uint64_t seen = far->n_events;

@@ -13,6 +13,8 @@
 #include <pthread.h>
 
 #define MS_NS 1000000u
+// After an end that control told of: how long data may be quiet before nothing more is waited for.
+#define TD_CONN_QUIET_NS (100u * MS_NS)
 
 // Both connections of one session and the threads that read them. Made and taken down by the
 // engine's thread.
@@ -112,9 +114,11 @@ struct td_fetch {
     bool is_cancelled;
     uint32_t n_accepts; // that may come: one for each REQUEST and RESUME
     bool is_accepted;
-    bool is_over_there; // the peer knows that it has ended
-    bool is_gone;       // the peer has nothing to resume from
-    bool is_mended;     // something came since the last break
+    struct td_error over_err; // of an ERROR, until what came before it is taken in
+    uint64_t over_ns;         // 0: none
+    bool is_over_there;       // the peer knows that it has ended
+    bool is_gone;             // the peer has nothing to resume from
+    bool is_mended;           // something came since the last break
     struct td_wire_accept accept;
     struct td_wire_progress progress;
     uint64_t sign_ns;   // of life: ACCEPT, PROGRESS or a frame

@@ -12,7 +12,8 @@
 
 #define BACKOFF_MS     20u // doubled after each try
 #define MAX_BACKOFF_MS 500u
-#define MAX_TRIES      2u // REQUESTs for one fetch
+#define MAX_TRIES      2u          // REQUESTs for one fetch
+#define DRAIN_NS       1000000000u // what comes later than that after an end is not waited for
 
 static uint64_t ms(uint32_t n)
 {
@@ -156,37 +157,36 @@ static int take_progress(struct td_fetch *f, const struct td_wire_msg *msg, stru
     return TD_OK;
 }
 
+// ERROR for a request. KV that was sent before may still be on its way: see end_told.
+static void take_error(struct td_fetch *f, const struct td_wire_msg *msg)
+{
+    if (msg->u.error.reason == TD_WIRE_E_GONE) {
+        f->is_gone = true;
+        return;
+    }
+    char text[sizeof(msg->u.error.msg)];
+    td_peer_text(msg->u.error.msg, text, sizeof(text));
+    (void)td_fail(&f->over_err, td_far_code_of(msg->u.error.reason), "%s says: %s",
+                  f->far->cfg.where, text);
+    f->over_ns = td_clock_ns();
+    f->is_over_there = true;
+}
+
 int td_fetch_control(struct td_conn *c, const struct td_wire_msg *msg, struct td_error *err)
 {
     struct td_far *far = c->far;
-    struct td_error why;
-    int code = TD_OK, end_code = TD_OK;
+    int code = TD_OK;
     pthread_mutex_lock(&far->mutex);
     struct td_fetch *f = find(far, msg->h.request);
-    if (f) f->n_refs++;
     if (f && msg->h.type == TD_WIRE_ACCEPT)
         code = take_accept(f, msg, err);
     else if (f && msg->h.type == TD_WIRE_PROGRESS)
         code = take_progress(f, msg, err);
-    else if (f && msg->u.error.reason == TD_WIRE_E_GONE)
-        f->is_gone = true;
     else if (f)
-        end_code = td_far_code_of(msg->u.error.reason);
-    if (f && end_code) f->is_over_there = true;
+        take_error(f, msg);
     far->n_events++;
     pthread_cond_broadcast(&far->changed);
     pthread_mutex_unlock(&far->mutex);
-    if (end_code) {
-        char text[sizeof(msg->u.error.msg)];
-        td_peer_text(msg->u.error.msg, text, sizeof(text));
-        end_code = td_fail(&why, end_code, "%s says: %s", far->cfg.where, text);
-        td_recv_stop(f->recv, end_code, &why);
-    }
-    if (f) {
-        pthread_mutex_lock(&far->mutex);
-        unref(f);
-        pthread_mutex_unlock(&far->mutex);
-    }
     return code;
 }
 
@@ -265,6 +265,7 @@ static int send_request(struct td_fetch *f, struct td_conn *c, struct td_error *
     f->id = id;
     f->n_accepts = 1;
     f->is_accepted = f->is_gone = false;
+    f->over_ns = 0;
     f->sign_ns = td_clock_ns();
     f->progress = (struct td_wire_progress){0};
     pthread_mutex_unlock(&far->mutex);
@@ -474,6 +475,29 @@ static void ask_again(struct td_fetch *f)
     td_recv_stop(f->recv, code, &why);
 }
 
+// Whether all that was under way when something ended has been taken in: the data connection is
+// quiet, or gone. Mutex held.
+static bool is_drained(const struct td_far *far, uint64_t since_ns, uint64_t now_ns)
+{
+    const struct td_conn *c = far->conn;
+    if (!c || c->n_running == 0 || now_ns - since_ns > DRAIN_NS) return true;
+    const uint64_t last_ns = c->data_heard_ns > since_ns ? c->data_heard_ns : since_ns;
+    return !c->is_taking && now_ns > last_ns && now_ns - last_ns > TD_CONN_QUIET_NS;
+}
+
+// Ends a request of which the peer said that it is over, once what it sent before is here.
+static void end_told(struct td_fetch *f)
+{
+    struct td_far *far = f->far;
+    const uint64_t now_ns = td_clock_ns();
+    pthread_mutex_lock(&far->mutex);
+    const bool is_now = f->over_ns && f->state == TD_FETCH_RUNNING &&
+                        (!f->is_accepted || is_drained(far, f->over_ns, now_ns));
+    const struct td_error why = f->over_err;
+    pthread_mutex_unlock(&far->mutex);
+    if (is_now) td_recv_stop(f->recv, why.code, &why);
+}
+
 // Why nothing can be mended: the peer wants no more, or the time for it is over.
 static bool is_hopeless(struct td_far *far, uint64_t now_ns, struct td_error *why)
 {
@@ -495,6 +519,10 @@ static void mend(struct td_far *far)
         far->broken_ns = far->retry_ns = now_ns;
         far->backoff_ms = BACKOFF_MS;
     }
+    pthread_mutex_lock(&far->mutex);
+    const bool is_early = !is_drained(far, far->broken_ns, now_ns);
+    pthread_mutex_unlock(&far->mutex);
+    if (is_early) return;
     struct td_error why;
     if (is_hopeless(far, now_ns, &why)) {
         why.code = why.code ? why.code : TD_EIO;
@@ -518,13 +546,26 @@ static void move(struct td_fetch *f)
 {
     struct td_far *far = f->far;
     td_fetch_commit_all(far);
-    for (struct td_fetch *at = far->fetches; at; at = at->next) ask_again(at);
+    for (struct td_fetch *at = far->fetches; at; at = at->next) {
+        ask_again(at);
+        end_told(at);
+    }
     td_fetch_commit_all(far);
     pthread_mutex_lock(&far->mutex);
     if (f->is_mended) far->broken_ns = 0;
     f->is_mended = false;
     pthread_mutex_unlock(&far->mutex);
     if (f->state == TD_FETCH_RUNNING && td_far_is_down(far)) mend(far);
+}
+
+// Something is to be done soon without an event.
+static bool is_in_between(struct td_fetch *f)
+{
+    if (td_far_is_down(f->far)) return true;
+    pthread_mutex_lock(&f->far->mutex);
+    const bool is_over = f->over_ns != 0;
+    pthread_mutex_unlock(&f->far->mutex);
+    return is_over;
 }
 
 enum td_fetch_state td_fetch_poll(struct td_fetch *f, uint32_t wait_ms, struct td_error *err)
@@ -535,7 +576,7 @@ enum td_fetch_state td_fetch_poll(struct td_fetch *f, uint32_t wait_ms, struct t
     pthread_mutex_unlock(&far->mutex);
     move(f);
     if (f->state == TD_FETCH_RUNNING && wait_ms > 0) {
-        if (td_far_is_down(far)) wait_ms = td_min_u32(wait_ms, far->backoff_ms);
+        if (is_in_between(f)) wait_ms = td_min_u32(wait_ms, BACKOFF_MS);
         td_far_wait(far, seen, wait_ms);
         move(f);
     }

@@ -441,6 +441,39 @@ static void a_broken_link_is_mended(void **state)
     if (n_resumed < 20) fail_msg("%u of %u breaks were mended", n_resumed, n_hit);
 }
 
+// Both connections end for good while whole checkpoints are still unread: they are kept.
+static void what_came_before_the_end_is_kept(void **state)
+{
+    (void)state;
+    struct house h = {0};
+    open_house(&h);
+    struct fault_proxy *proxy = fault_proxy_open("127.0.0.1", 0, "127.0.0.1", h.port);
+    assert_non_null(proxy);
+    // 400 tokens are about 200 KiB.
+    for (uint32_t i = 0; i < 4; i++) {
+        struct fault_plan plan = {.n_faults = 1};
+        plan.faults[0] = (struct fault){.kind = FAULT_CUT,
+                                        .i_conn = 1,
+                                        .direction = FAULT_TO_CLIENT,
+                                        .at_byte = 100000 + 10000 * i,
+                                        .refuse_ms = 60000,
+                                        .is_all = true};
+        fault_proxy_begin(proxy, &plan);
+        struct near n;
+        const struct td_far_config wishes = {.resume_ms = 200, .no_canary = true};
+        OK(open_near(&n, fault_proxy_port(proxy), NULL, &wishes));
+        new_tokens(650 + i);
+        struct td_fetch_report report;
+        assert_int_equal(fetch(&n, 400, &report), TD_FETCH_ENDED);
+        if (report.n_committed < 2 * CHUNK || report.bytes < 70000)
+            fail_msg("%u positions of %llu bytes are whole: %s", report.n_committed,
+                     (unsigned long long)report.bytes, err.msg);
+        close_near(&n);
+    }
+    fault_proxy_close(proxy);
+    close_house(&h);
+}
+
 // The process there is another one: what is whole stays, the rest is read here.
 static void a_restarted_peer_leaves_what_is_whole(void **state)
 {
@@ -481,6 +514,7 @@ int main(void)
         cmocka_unit_test(who_differs_is_refused),
         cmocka_unit_test(a_cancelled_request_ends_there_too),
         cmocka_unit_test(a_broken_link_is_mended),
+        cmocka_unit_test(what_came_before_the_end_is_kept),
         cmocka_unit_test(a_restarted_peer_leaves_what_is_whole),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
