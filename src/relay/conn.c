@@ -89,23 +89,14 @@ static int say_ping(struct td_conn *c, struct td_error *err)
 
 static void take_pong(struct td_conn *c, const struct td_wire_msg *msg)
 {
-    struct td_far *far = c->far;
-    const uint64_t t_ns = msg->u.t_ns;
     // An answer to something else says nothing about time.
-    const bool is_ours = c->ping_open_ns && t_ns == c->ping_open_ns;
-    const uint64_t ns = td_clock_ns() - t_ns;
-    if (is_ours) {
-        c->ping_open_ns = 0;
-        c->n_pongs++;
-    }
-    pthread_mutex_lock(&far->mutex);
-    if (is_ours && (!far->round_trip_ns || ns < far->round_trip_ns)) far->round_trip_ns = ns;
-    if (far->measure.request && far->measure.ping_ns == t_ns) {
-        far->measure.is_announced = true;
-        far->n_events++;
-        pthread_cond_broadcast(&far->changed);
-    }
-    pthread_mutex_unlock(&far->mutex);
+    if (!c->ping_open_ns || msg->u.t_ns != c->ping_open_ns) return;
+    const uint64_t ns = td_clock_ns() - c->ping_open_ns;
+    c->ping_open_ns = 0;
+    c->n_pongs++;
+    pthread_mutex_lock(&c->far->mutex);
+    if (!c->far->round_trip_ns || ns < c->far->round_trip_ns) c->far->round_trip_ns = ns;
+    pthread_mutex_unlock(&c->far->mutex);
 }
 
 // The session ends by the peer's wish. Unless it only lost track of us, it wants no other.

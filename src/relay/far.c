@@ -236,20 +236,8 @@ static int send_blast(struct td_conn *c, uint64_t request, uint64_t size_bytes,
     return code;
 }
 
-// What a measurement waits for.
-enum until { ANNOUNCED, ALL_HERE, PROBED };
-
-static bool has_come(const struct td_measure *m, enum until what)
-{
-    switch (what) {
-    case ANNOUNCED: return m->is_announced;
-    case ALL_HERE: return m->n_bytes == m->size_bytes;
-    case PROBED: return m->is_probed;
-    }
-    return false;
-}
-
-static int wait_measure(struct td_far *far, enum until what, struct td_error *err)
+// Waits for the last byte, here or as told from there.
+static int wait_measure(struct td_far *far, bool is_towards_here, struct td_error *err)
 {
     uint64_t n_last = 0, last_ns = td_clock_ns();
     for (;;) {
@@ -261,26 +249,13 @@ static int wait_measure(struct td_far *far, enum until what, struct td_error *er
         const uint64_t seen = far->n_events;
         pthread_mutex_unlock(&far->mutex);
         if (code) return code;
-        if (has_come(&m, what)) return TD_OK;
+        if (is_towards_here ? m.n_bytes == m.size_bytes : m.is_probed) return TD_OK;
         const uint64_t now_ns = td_clock_ns();
         if (m.n_bytes != n_last) n_last = m.n_bytes, last_ns = now_ns;
         if (now_ns - last_ns > (uint64_t)far->cfg.silent_ms * MS_NS)
             return td_fail(err, TD_EIO, "%s does not answer PROBE", far->cfg.where);
         td_far_wait(far, seen, 500);
     }
-}
-
-// Filler may not overtake its PROBE, which takes the other connection: an answer to PING shows that
-// it has arrived.
-static int announce(struct td_far *far, struct td_conn *c, struct td_error *err)
-{
-    const uint64_t now_ns = td_clock_ns();
-    pthread_mutex_lock(&far->mutex);
-    far->measure.ping_ns = now_ns;
-    pthread_mutex_unlock(&far->mutex);
-    const struct td_wire_msg ping = {.h = td_conn_header(c, TD_WIRE_PING, 0), .u.t_ns = now_ns};
-    const int code = td_conn_say(c, &ping, err);
-    return code ? code : wait_measure(far, ANNOUNCED, err);
 }
 
 int td_far_measure(struct td_far *far, uint64_t size_bytes, bool is_towards_here,
@@ -299,9 +274,8 @@ int td_far_measure(struct td_far *far, uint64_t size_bytes, bool is_towards_here
     const struct td_wire_msg probe = {.h = td_conn_header(c, TD_WIRE_PROBE, id),
                                       .u.probe = {is_towards_here, size_bytes}};
     code = td_conn_say(c, &probe, err);
-    if (!code && !is_towards_here) code = announce(far, c, err);
     if (!code && !is_towards_here) code = send_blast(c, id, size_bytes, err);
-    if (!code) code = wait_measure(far, is_towards_here ? ALL_HERE : PROBED, err);
+    if (!code) code = wait_measure(far, is_towards_here, err);
     pthread_mutex_lock(&far->mutex);
     const struct td_measure m = far->measure;
     far->measure.request = 0;

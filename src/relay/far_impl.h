@@ -56,8 +56,6 @@ struct td_measure {
     uint64_t request; // 0: none
     uint64_t size_bytes, n_bytes;
     uint64_t first_ns, last_ns;
-    uint64_t ping_ns;  // sent after PROBE
-    bool is_announced; // answered: PROBE is known there
     bool is_probed;
     uint64_t probed_ns; // as the peer says
     int code;
