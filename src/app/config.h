@@ -48,6 +48,7 @@ enum td_opt {
     // several commands
     TD_OPT_CTX,
     TD_OPT_CTX_EVAL,
+    TD_OPT_CTX_PREFILL,
     TD_OPT_CHUNK,
     TD_OPT_PRECISION,
     TD_OPT_KV,

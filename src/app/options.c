@@ -191,12 +191,14 @@ const struct td_opt_row td_options[TD_N_OPTS] = {
     [TD_OPT_SAVE] = {"--save", 0, TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, BENCH,
                      "also write the results to FILE as JSON, for bench/compare.py"},
 
-    [TD_OPT_CTX] = {"--ctx", 'c', TD_OPT_TYPE_COUNT, "TOKENS", NULL, 1, UINT32_MAX / 2,
-                    RUN | PREFILL,
+    [TD_OPT_CTX] = {"--ctx", 'c', TD_OPT_TYPE_COUNT, "TOKENS", NULL, 1, UINT32_MAX / 2, RUN,
                     "tokens of prompt and answer together; default: what the model was trained "
                     "for, at most 8192, and less when memory is short"},
     [TD_OPT_CTX_EVAL] = {"--ctx", 'c', TD_OPT_TYPE_COUNT, "TOKENS", "512", 4, UINT32_MAX / 2, EVAL,
                          "with --ppl: length of a window"},
+    [TD_OPT_CTX_PREFILL] = {"--ctx", 'c', TD_OPT_TYPE_COUNT, "TOKENS", NULL, 2, 1 << 24, PREFILL,
+                            "tokens of a request at most; default: what the model was trained "
+                            "for, as far as --max-kv allows"},
     [TD_OPT_CHUNK] = {"--chunk", 0, TD_OPT_TYPE_COUNT, "TOKENS", "512", 1, 65536, ENGINE,
                       "prompt tokens computed at once; more is faster and needs more memory, the "
                       "results are the same to the bit"},

@@ -17,13 +17,13 @@
 
 static void to_hex(const uint8_t sum[32], char out[65])
 {
-    for (int i = 0; i < 32; i++) snprintf(out + 2 * (size_t)i, 3, "%02x", sum[i]);
+    for (size_t i = 0; i < 32; i++) snprintf(out + 2 * i, 3, "%02x", sum[i]);
 }
 
 static bool of_hex(const char *text, uint8_t out[32])
 {
     if (!text || strlen(text) != 64 || strspn(text, "0123456789abcdef") != 64) return false;
-    for (int i = 0; i < 32; i++) {
+    for (size_t i = 0; i < 32; i++) {
         const char byte[3] = {text[2 * i], text[2 * i + 1], 0};
         out[i] = (uint8_t)strtoul(byte, NULL, 16);
     }

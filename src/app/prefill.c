@@ -132,7 +132,7 @@ static int run(struct prefill *p, struct td_error *err)
     if (code == TD_OK) code = listen_at(p, err);
     td_listener_close(p->listener);
     p->listener = NULL;
-    const struct td_app_wants wants = {.n_ctx = (uint32_t)td_opt_u64(cfg, TD_OPT_CTX),
+    const struct td_app_wants wants = {.n_ctx = (uint32_t)td_opt_u64(cfg, TD_OPT_CTX_PREFILL),
                                        .n_slots = (uint32_t)td_opt_u64(cfg, TD_OPT_SLOTS),
                                        .max_kv_bytes = td_opt_u64(cfg, TD_OPT_MAX_KV),
                                        .long_ctx = true,
