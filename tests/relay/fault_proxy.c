@@ -462,6 +462,20 @@ void fault_proxy_begin(struct fault_proxy *p, const struct fault_plan *plan)
     wake(p);
 }
 
+bool fault_proxy_add(struct fault_proxy *p, const struct fault *fault)
+{
+    pthread_mutex_lock(&p->lock);
+    const bool has_room = p->plan.n_faults < FAULT_MAX && fault->i_conn < FAULT_MAX_CONNS;
+    if (has_room) {
+        const uint32_t i = p->plan.n_faults++;
+        p->plan.faults[i] = *fault;
+        p->plan.faults[i].at_byte += p->count.bytes[fault->i_conn][fault->direction];
+        p->is_done[i] = false;
+    }
+    pthread_mutex_unlock(&p->lock);
+    return has_room;
+}
+
 void fault_proxy_count(struct fault_proxy *p, struct fault_count *out)
 {
     pthread_mutex_lock(&p->lock);

@@ -56,6 +56,10 @@ uint16_t fault_proxy_port(const struct fault_proxy *p);
 // Resets what is open and begins anew: the next connection is number 0.
 void fault_proxy_begin(struct fault_proxy *p, const struct fault_plan *plan);
 
+// One more fault for the plan under way; at_byte counts from what has passed of that connection.
+// False: the plan is full.
+bool fault_proxy_add(struct fault_proxy *p, const struct fault *fault);
+
 struct fault_count {
     uint32_t n_conns; // since begin, also refused ones
     uint32_t n_hit;   // faults that came to pass
