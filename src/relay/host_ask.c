@@ -9,11 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool td_host_is_canary(const struct td_host_job *job)
-{
-    return job->request.flags & TD_WIRE_CANARY;
-}
-
 static struct td_host_job *find(struct td_host_peer *peer, uint64_t id)
 {
     for (struct td_host_job *job = peer->host->jobs; job; job = job->next)
@@ -180,27 +175,14 @@ static int take_tokens(struct td_host_peer *peer, const struct td_wire_msg *msg,
 
 static void take_committed(struct td_host_peer *peer, const struct td_wire_msg *msg)
 {
-    struct td_host *host = peer->host;
     struct td_host_job *job = find(peer, msg->h.request);
     if (!job || !job->sending) return;
     td_sending_committed(job->sending, msg->u.n_committed);
-    if (job->state != TD_HOST_JOB_COMPUTED || msg->u.n_committed < job->request.n_tokens - 1)
-        return;
     struct td_send_report report;
     td_sending_report(job->sending, &report);
-    host->count.n_done++;
-    const struct td_host_event e = {.kind = TD_HOST_DONE,
-                                    .peer = job->address,
-                                    .text = "",
-                                    .request = job->id,
-                                    .n_tokens = job->request.n_tokens,
-                                    .n_reused = job->n_reused,
-                                    .bytes = report.sent_bytes,
-                                    .seconds = (double)job->far_ns / 1e9,
-                                    .stall_seconds = (double)report.stall_ns / 1e9};
-    td_host_tell(host, &e);
-    job->state = TD_HOST_JOB_OVER;
-    pthread_cond_broadcast(&host->changed);
+    // FINAL goes out when the last layer is done; the step may not be yet.
+    if (report.is_finished && msg->u.n_committed >= job->request.n_tokens - 1)
+        td_host_done_job(job);
 }
 
 // ---- after a break ----------------------------------------------------------------------------

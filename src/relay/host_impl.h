@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the files of the prefill side share: host.c computes, host_conn.c keeps connections,
-// host_talk.c writes control frames, host_ask.c takes them.
+// What the files of the prefill side share: host.c computes, host_job.c begins and ends requests,
+// host_conn.c keeps connections, host_talk.c writes control frames, host_ask.c takes them.
 //
 // One mutex guards all that is shared; it is held for moments, never during a write to a link, a
 // step of the engine or a push to a full queue. Under it the senders' mutex may be taken, not the
@@ -104,6 +104,7 @@ struct td_host_job {
     uint64_t begin_ns, far_ns;     // began; computed before the run under way
     uint64_t run_ns;               // when that began; 0: none
     uint64_t stall_ns;             // waited for a full queue before it
+    bool is_final_told;            // FINAL is queued
 
     enum td_wire_reason reason; // OVER: why; 0: nothing to say
     char text[200];
@@ -142,11 +143,28 @@ struct td_host {
 // Waits for a change at most until then (td_clock_ns); 0: for ever. False: time is up.
 bool td_host_wait(struct td_host *host, uint64_t until_ns);
 void td_host_tell(struct td_host *host, const struct td_host_event *e);
+
+// ---- host_job.c: mutex held
+
 bool td_host_is_canary(const struct td_host_job *job);
+// Computing so far, with the run under way.
+uint64_t td_host_far_ns(const struct td_host_job *job);
+// The peer has all of it.
+void td_host_done_job(struct td_host_job *job);
 // The request is over; the engine's thread frees it. reason 0: the peer knows.
 void td_host_end_job(struct td_host_job *job, enum td_wire_reason reason, const char *text);
 // No connection carries it any more: kept for lease_ms if it is worth it. is_gone: its peer ends.
 void td_host_leave_job(struct td_host_job *job, bool is_gone);
+// Ends leases that are over; returns when the next one is, 0: none.
+uint64_t td_host_expire(struct td_host *host);
+// Forgets requests that are over. Threads: the engine's.
+void td_host_release_over(struct td_host *host);
+// Begins what can begin; the mutex is given up while a kept prefix is queued. Threads: the
+// engine's.
+void td_host_begin_all(struct td_host *host);
+// The KV cache is full: what is kept for later goes first, then who has gone, then who came last.
+// Threads: the engine's.
+void td_host_make_room(struct td_host *host);
 
 // ---- host_talk.c
 

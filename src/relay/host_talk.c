@@ -40,8 +40,7 @@ void td_host_say_accept(struct td_host_job *job)
 
 static struct td_wire_msg progress_of(const struct td_host_job *job)
 {
-    struct td_wire_progress p = {.n_computed = job->n_computed, .far_ns = job->far_ns};
-    if (job->run_ns) p.far_ns += td_clock_ns() - job->run_ns;
+    struct td_wire_progress p = {.n_computed = job->n_computed, .far_ns = td_host_far_ns(job)};
     if (job->sending) {
         struct td_send_report report;
         td_sending_report(job->sending, &report);

@@ -414,9 +414,10 @@ void td_sending_committed(struct td_sending *s, uint32_t n)
     pthread_mutex_unlock(s->mutex);
 }
 
-static bool is_final_sent(const struct td_sending *s)
+// Whether FINAL is among the first n of the line.
+static bool is_final_in(const struct td_sending *s, uint32_t n)
 {
-    return s->n_sent > 0 && s->line[s->n_sent - 1].h.type == TD_WIRE_FINAL;
+    return n > 0 && s->line[n - 1].h.type == TD_WIRE_FINAL;
 }
 
 void td_sending_report(struct td_sending *s, struct td_send_report *out)
@@ -431,7 +432,8 @@ void td_sending_report(struct td_sending *s, struct td_send_report *out)
                                    .sent_bytes = b->span_bytes,
                                    .stall_ns = s->stall_ns,
                                    .n_pinned = s->n_pinned,
-                                   .is_final_sent = is_final_sent(s),
+                                   .is_finished = is_final_in(s, s->n_line),
+                                   .is_final_sent = is_final_in(s, s->n_sent),
                                    .is_away = is_away(s),
                                    .code = s->code           ? s->code
                                            : s->is_cancelled ? TD_ECANCEL
@@ -453,7 +455,7 @@ void td_sending_wait(struct td_sending *s, uint32_t wait_ms)
     if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
     pthread_mutex_lock(s->mutex);
     int result = 0;
-    while (!is_final_sent(s) && !is_over(s) && !is_away(s) && result != ETIMEDOUT)
+    while (!is_final_in(s, s->n_sent) && !is_over(s) && !is_away(s) && result != ETIMEDOUT)
         result = pthread_cond_timedwait(&s->changed, s->mutex, &until);
     pthread_mutex_unlock(s->mutex);
 }

@@ -55,7 +55,8 @@ void td_sending_layer_done(struct td_sending *s, const struct td_kv_span *span);
 // Of a canary: logits (n) of its last token travel before FINAL. Once. Threads: the engine's.
 void td_sending_logits(struct td_sending *s, const float *logits, uint32_t n);
 
-// All is computed: queues FINAL. Threads: the engine's.
+// All is computed, or, from the watch, the last layer is done: queues FINAL. Once. Threads: the
+// engine's.
 struct td_send_account {
     uint64_t far_ns; // spent computing
     uint32_t n_computed, n_reused;
@@ -72,6 +73,7 @@ struct td_send_report {
     uint64_t n_spans, sent_bytes;
     uint64_t stall_ns;  // the compute thread waited for a full queue
     uint32_t n_pinned;  // spans
+    bool is_finished;   // FINAL is queued or was written
     bool is_final_sent; // FINAL was written
     bool is_away;       // no connection carries it now
     int code;           // why nothing more is sent: a failed write, read or pin; TD_OK
