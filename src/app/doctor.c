@@ -5,6 +5,7 @@
 #include "app/commands.h"
 #include "app/pair.h"
 
+#include "base/num.h"
 #include "relay/far.h"
 
 #include <stdarg.h>
@@ -46,17 +47,18 @@ static void step(struct doctor *d, const char *name, bool is_well, const char *f
     fflush(stdout);
 }
 
-static void say_pays(struct doctor *d, double link_bytes_per_s)
+static void say_pays(struct doctor *d, const struct td_far_info *info, double link_bytes_per_s)
 {
+    const uint32_t most = td_min_u32(MAX_TOKENS, info->max_tokens > 2 ? info->max_tokens : 2);
     struct td_error err = {0};
     struct td_split_ask ask;
     struct td_split split;
-    if (td_remote_question(d->pair.remote, 0, SHOW_TOKENS, &ask, &err) != TD_OK) {
+    if (td_remote_question(d->pair.remote, 0, td_min_u32(SHOW_TOKENS, most), &ask, &err) != TD_OK) {
         step(d, "pays", false, "%s", err.msg);
         return;
     }
     ask.link_bytes_per_s = link_bytes_per_s;
-    const uint32_t from = td_split_pays_from(&ask, MAX_TOKENS);
+    const uint32_t from = td_split_pays_from(&ask, most);
     if (from > ask.n_prompt_tokens) ask.n_prompt_tokens = from;
     td_split(&split, &ask);
     d->pays_from = from;
@@ -164,7 +166,7 @@ static int examine(struct doctor *d, json_t **found_out, struct td_error *err)
     double bytes_per_s[2] = {0, 0};
     say_peer(d, &info);
     say_link(d, bytes_per_s);
-    if (d->is_well) say_pays(d, bytes_per_s[1]);
+    if (d->is_well) say_pays(d, &info, bytes_per_s[1]);
     if (d->steps) *found_out = peer_json(d, &info, bytes_per_s);
     return TD_OK;
 }

@@ -233,14 +233,13 @@ const char *td_pair_rate_text(const struct td_split_rate *rate, char *buf, size_
         snprintf(buf, buf_bytes, "not known");
         return buf;
     }
-    size_t n = 0;
-    for (uint32_t i = 0; i < rate->n_points && n < buf_bytes; i++) {
-        const struct td_split_point *at = &rate->points[i];
-        const int k = i == 0 ? snprintf(buf, buf_bytes, "%.1f tok/s", at->tokens_per_s)
-                             : snprintf(buf + n, buf_bytes - n, ", %.1f at %.0f", at->tokens_per_s,
-                                        at->depth_tokens);
-        n += k > 0 ? (size_t)k : 0;
-    }
+    const struct td_split_point *first = &rate->points[0];
+    const struct td_split_point *last = &rate->points[rate->n_points - 1];
+    if (rate->n_points == 1)
+        snprintf(buf, buf_bytes, "%.1f tok/s", first->tokens_per_s);
+    else
+        snprintf(buf, buf_bytes, "%.1f tok/s, %.1f at a depth of %.0f", first->tokens_per_s,
+                 last->tokens_per_s, last->depth_tokens);
     return buf;
 }
 

@@ -56,7 +56,7 @@ const char *td_pair_stats_text(const struct td_remote_stats *stats, char *buf, s
 int td_pair_measure(struct td_app *app, struct td_split_rate *prefill, struct td_split_rate *decode,
                     struct td_error *err) TD_MUST_CHECK;
 
-// Steady speed in words: "450.0 tok/s", "450.0 tok/s, 310.2 at 8192"; returns buf.
+// A speed in words: "450.0 tok/s", "450.0 tok/s, 310.2 at a depth of 8192"; returns buf.
 const char *td_pair_rate_text(const struct td_split_rate *rate, char *buf, size_t buf_bytes);
 json_t *td_pair_rate_json(const struct td_split_rate *rate); // a list of {depth, tok_s}
 
