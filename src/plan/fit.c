@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MIT
+// The most likely rates, given measurements. With f the formula in logarithms, x a sample's rates
+// and g = df/dx, a sample says y = log(seconds) - f(x) + g.(x - mean) = g.(effects) + noise.
+// Effects are normal, so y is normal with covariance K: K_ij = sum over rates of g_i g_j k_ij, k_ij
+// the variance of the effects that i and j share. Then effects = k g K^-1 y, and x follows, and g
+// anew. Samples far from what the others say count less (Student's t with 4 degrees of freedom).
+#include "plan/fit.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define N_STEPS 12
+#define STEP    1e-4 // of a logarithm, to differentiate
+#define FREEDOM 4.0
+
+struct td_plan_fit {
+    struct td_plan_prior prior;
+    double variance[TD_PLAN_N_LEVELS][TD_PLAN_N_RATES]; // squares of the prior's spreads
+    uint32_t n;
+    struct td_plan_sample *samples;
+    double (*slope)[TD_PLAN_N_RATES]; // g
+    double *lower;                    // (n, n) Cholesky factor of K, row-major, lower part
+    double *alpha;                    // K^-1 y
+    double *work;                     // n
+};
+
+// Variances that two contexts share, by rate.
+static void shared_variance(double out[TD_PLAN_N_RATES], const struct td_plan_fit *fit,
+                            const struct td_plan_context *a, const struct td_plan_context *b)
+{
+    for (int r = 0; r < TD_PLAN_N_RATES; r++) out[r] = 0;
+    for (int l = 0; l < TD_PLAN_N_LEVELS; l++) {
+        if (a->id[l] == 0 || a->id[l] != b->id[l]) continue;
+        for (int r = 0; r < TD_PLAN_N_RATES; r++) out[r] += fit->variance[l][r];
+    }
+}
+
+// log(seconds) at rates, and its slope by each rate.
+static double log_time(double slope[TD_PLAN_N_RATES], const struct td_plan_cost *cost,
+                       const struct td_plan_device *device, const struct td_plan_rates *rates,
+                       const struct td_plan_test *test)
+{
+    struct td_plan_rates x = *rates;
+    for (int r = 0; r < TD_PLAN_N_RATES; r++) {
+        x.log[r] = rates->log[r] + STEP;
+        const double up = log(td_plan_test_time(NULL, cost, device, &x, test));
+        x.log[r] = rates->log[r] - STEP;
+        const double down = log(td_plan_test_time(NULL, cost, device, &x, test));
+        x.log[r] = rates->log[r];
+        slope[r] = (up - down) / (2 * STEP);
+    }
+    return log(td_plan_test_time(NULL, cost, device, rates, test));
+}
+
+static double noise_of(const struct td_plan_prior *prior, const struct td_plan_test *test)
+{
+    return test->is_prefill ? prior->noise_prefill : prior->noise_decode;
+}
+
+static double sample_noise(const struct td_plan_prior *prior, const struct td_plan_sample *s)
+{
+    return s->noise > 0 ? s->noise : noise_of(prior, &s->test);
+}
+
+// In place; a is positive definite by construction (noise on the diagonal).
+static void cholesky(double *a, uint32_t n)
+{
+    for (uint32_t j = 0; j < n; j++) {
+        double *row_j = a + (size_t)j * n;
+        for (uint32_t i = j; i < n; i++) {
+            double *row_i = a + (size_t)i * n;
+            // Four sums, so that the additions do not wait for each other.
+            double s[4] = {0};
+            uint32_t k = 0;
+            for (; k + 4 <= j; k += 4)
+                for (uint32_t u = 0; u < 4; u++) s[u] += row_i[k + u] * row_j[k + u];
+            for (; k < j; k++) s[0] += row_i[k] * row_j[k];
+            const double rest = row_i[j] - ((s[0] + s[1]) + (s[2] + s[3]));
+            row_i[j] = i == j ? sqrt(fmax(rest, 1e-12)) : rest / row_j[j];
+        }
+    }
+}
+
+// x = L^-1 x
+static void solve_lower(const double *l, uint32_t n, double *x)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        double s = x[i];
+        for (uint32_t k = 0; k < i; k++) s -= l[(size_t)i * n + k] * x[k];
+        x[i] = s / l[(size_t)i * n + i];
+    }
+}
+
+// x = L^-T x
+static void solve_upper(const double *l, uint32_t n, double *x)
+{
+    for (uint32_t i = n; i-- > 0;) {
+        x[i] /= l[(size_t)i * n + i];
+        for (uint32_t k = 0; k < i; k++) x[k] -= l[(size_t)i * n + k] * x[i];
+    }
+}
+
+// The rates of a context, from the effects it shares with samples.
+static void rates_of(struct td_plan_rates *out, const struct td_plan_fit *fit,
+                     const struct td_plan_context *context)
+{
+    double shared[TD_PLAN_N_RATES];
+    memcpy(out->log, fit->prior.mean, sizeof(out->log));
+    for (uint32_t j = 0; j < fit->n; j++) {
+        shared_variance(shared, fit, context, &fit->samples[j].context);
+        for (int r = 0; r < TD_PLAN_N_RATES; r++)
+            out->log[r] += shared[r] * fit->slope[j][r] * fit->alpha[j];
+    }
+}
+
+// K and y of the samples' present rates, factored and solved.
+static void solve(struct td_plan_fit *fit)
+{
+    const uint32_t n = fit->n;
+    double shared[TD_PLAN_N_RATES];
+    for (uint32_t i = 0; i < n; i++) {
+        struct td_plan_sample *s = &fit->samples[i];
+        double y =
+            log(s->seconds) - log_time(fit->slope[i], &s->cost, &s->device, &s->rates, &s->test);
+        for (int r = 0; r < TD_PLAN_N_RATES; r++)
+            y += fit->slope[i][r] * (s->rates.log[r] - fit->prior.mean[r]);
+        fit->alpha[i] = y;
+        for (uint32_t j = 0; j <= i; j++) {
+            double k = 0;
+            shared_variance(shared, fit, &s->context, &fit->samples[j].context);
+            for (int r = 0; r < TD_PLAN_N_RATES; r++)
+                k += shared[r] * fit->slope[i][r] * fit->slope[j][r];
+            fit->lower[(size_t)i * n + j] = k;
+        }
+        const double noise = sample_noise(&fit->prior, s);
+        fit->lower[(size_t)i * n + i] += noise * noise / s->weight;
+    }
+    cholesky(fit->lower, n);
+    solve_lower(fit->lower, n, fit->alpha);
+    solve_upper(fit->lower, n, fit->alpha);
+}
+
+// New rates and weights for every sample; returns the largest change of a logarithm.
+static double improve(struct td_plan_fit *fit, double most)
+{
+    double largest = 0;
+    for (uint32_t i = 0; i < fit->n; i++) {
+        struct td_plan_sample *s = &fit->samples[i];
+        struct td_plan_rates rates;
+        rates_of(&rates, fit, &s->context);
+        for (int r = 0; r < TD_PLAN_N_RATES; r++) {
+            // A step beyond what the linearisation can know is cut.
+            const double step = fmax(fmin(rates.log[r] - s->rates.log[r], most), -most);
+            s->rates.log[r] += step;
+            largest = fmax(largest, fabs(step));
+        }
+        const double off =
+            log(s->seconds / td_plan_test_time(NULL, &s->cost, &s->device, &s->rates, &s->test)) /
+            sample_noise(&fit->prior, s);
+        s->weight = (FREEDOM + 1) / (FREEDOM + off * off);
+    }
+    return largest;
+}
+
+int td_plan_fit_open(struct td_plan_fit **out, const struct td_plan_prior *prior,
+                     const struct td_plan_sample *samples, uint32_t n, bool is_fitted,
+                     struct td_error *err)
+{
+    *out = NULL;
+    if (n == 0 || n > TD_PLAN_MAX_MEASUREMENTS)
+        return td_fail(err, TD_EARG, "%u measurements to calibrate with: 1 to %u can be", n,
+                       TD_PLAN_MAX_MEASUREMENTS);
+    struct td_plan_fit *fit = calloc(1, sizeof(*fit));
+    if (fit) {
+        fit->prior = *prior;
+        for (int r = 0; r < TD_PLAN_N_RATES; r++)
+            for (int l = 0; l < TD_PLAN_N_LEVELS; l++)
+                fit->variance[l][r] = prior->spread[r][l] * prior->spread[r][l];
+        fit->n = n;
+        fit->samples = malloc(n * sizeof(*fit->samples));
+        fit->slope = malloc(n * sizeof(*fit->slope));
+        fit->lower = malloc((size_t)n * n * sizeof(*fit->lower));
+        fit->alpha = malloc(n * sizeof(*fit->alpha));
+        fit->work = malloc(n * sizeof(*fit->work));
+    }
+    if (!fit || !fit->samples || !fit->slope || !fit->lower || !fit->alpha || !fit->work) {
+        td_plan_fit_close(fit);
+        return td_fail(err, TD_ENOMEM, "no memory to calibrate with %u measurements", n);
+    }
+    memcpy(fit->samples, samples, n * sizeof(*fit->samples));
+    if (is_fitted) {
+        solve(fit);
+    } else {
+        for (uint32_t i = 0; i < n; i++) {
+            memcpy(fit->samples[i].rates.log, prior->mean, sizeof(prior->mean));
+            fit->samples[i].weight = 1;
+        }
+        // Steps that grow smaller end also where two linearisations would take turns.
+        double change = 1, most = 0.8;
+        for (int step = 0; step < N_STEPS && change > 0.01; step++) {
+            solve(fit);
+            change = improve(fit, most);
+            if (step >= 3) most *= 0.6;
+        }
+    }
+    *out = fit;
+    return TD_OK;
+}
+
+void td_plan_fit_close(struct td_plan_fit *fit)
+{
+    if (!fit) return;
+    free(fit->samples);
+    free(fit->slope);
+    free(fit->lower);
+    free(fit->alpha);
+    free(fit->work);
+    free(fit);
+}
+
+const struct td_plan_sample *td_plan_fit_samples(const struct td_plan_fit *fit)
+{
+    return fit->samples;
+}
+
+void td_plan_fit_answer(struct td_plan_answer *out, const struct td_plan_fit *fit,
+                        const struct td_plan_cost *cost, const struct td_plan_device *device,
+                        const struct td_plan_context *context, const struct td_plan_test *test)
+{
+    double slope[TD_PLAN_N_RATES], shared[TD_PLAN_N_RATES];
+    rates_of(&out->rates, fit, context);
+    log_time(slope, cost, device, &out->rates, test);
+    out->seconds = td_plan_test_time(&out->parts, cost, device, &out->rates, test);
+
+    double variance = 0;
+    shared_variance(shared, fit, context, context);
+    for (int r = 0; r < TD_PLAN_N_RATES; r++) variance += shared[r] * slope[r] * slope[r];
+    double *v = fit->work;
+    for (uint32_t j = 0; j < fit->n; j++) {
+        v[j] = 0;
+        shared_variance(shared, fit, context, &fit->samples[j].context);
+        for (int r = 0; r < TD_PLAN_N_RATES; r++) v[j] += shared[r] * slope[r] * fit->slope[j][r];
+    }
+    solve_lower(fit->lower, fit->n, v);
+    for (uint32_t j = 0; j < fit->n; j++) variance -= v[j] * v[j];
+    const double noise = noise_of(&fit->prior, test);
+    out->log_sd = sqrt(fmax(variance, 0) + noise * noise);
+    const double wide =
+        out->log_sd * (test->is_prefill ? fit->prior.interval_prefill : fit->prior.interval_decode);
+    out->low = out->seconds * exp(-wide);
+    out->high = out->seconds * exp(wide);
+}

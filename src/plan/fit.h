@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+// Calibration: the rates of the formula from measured speeds. Every rate of every measurement is
+// the sum of effects (of all machines, of its software family, its device, this build, this number
+// format ...), each drawn around zero with a known spread; what is looked for is the most likely
+// sum for a machine, measured or not, and how far off it may be. Known as kriging or Gaussian
+// process regression; the formula is linearised around its own answer and solved again.
+// Pure; memory is allocated once by td_plan_fit_open.
+#ifndef TD_PLAN_FIT_H
+#define TD_PLAN_FIT_H
+
+#include "plan/time.h"
+
+// What two measurements may have in common.
+enum td_plan_level {
+    TD_PLAN_ALL,
+    TD_PLAN_FAMILY,        // CUDA, Metal, Vulkan ...
+    TD_PLAN_DEVICE,        // the machine
+    TD_PLAN_DEVICE_FAMILY, // both
+    TD_PLAN_BACKEND,       // the machine and the program, by name
+    TD_PLAN_BUILD,         // and the month
+    TD_PLAN_ERA,           // family and half-year
+    TD_PLAN_QUANT,         // family and number format
+    TD_PLAN_BACKEND_QUANT, // machine, program and number format
+    TD_PLAN_KIND,          // family and kind of model: dense, experts, compressed cache
+    TD_PLAN_HEAD,          // family and shape of attention's heads
+    TD_PLAN_BACKEND_MODEL, // machine, program and model
+    TD_PLAN_MODEL,         // model
+    TD_PLAN_UNKNOWN,       // a machine of no known nameplate
+    TD_PLAN_N_LEVELS
+};
+
+struct td_plan_context {
+    uint32_t id[TD_PLAN_N_LEVELS]; // equal ids at a level share its effect; 0: shares with nobody
+};
+
+// The context of names; any of them may be "" (not known). date: "2025-10-23", or its beginning.
+struct td_plan_names {
+    const char *device, *backend, *date, *quant, *model;
+    enum td_plan_kind kind;
+    bool is_device_unknown;
+    uint32_t head_dim; // 0: not known
+};
+void td_plan_context_of(struct td_plan_context *out, const struct td_plan_names *names);
+
+struct td_plan_sample {
+    struct td_plan_cost cost;
+    struct td_plan_device device;
+    struct td_plan_test test;
+    struct td_plan_context context;
+    double seconds; // measured
+    double noise;   // of its logarithm; 0: as measurements usually have
+    // Of the calibration: filled by a fit, or read from data/calibration.csv.
+    struct td_plan_rates rates;
+    double weight; // of 1: how far the fit believes it
+};
+
+struct td_plan_answer {
+    double seconds;   // of the test, most likely
+    double log_sd;    // standard deviation of its logarithm, of a new measurement
+    double low, high; // seconds: 90 % of new measurements lie between
+    struct td_plan_rates rates;
+    struct td_plan_parts parts;
+};
+
+// What is believed before anything is measured, and how much measurements scatter.
+struct td_plan_prior {
+    double mean[TD_PLAN_N_RATES];                     // logarithms
+    double spread[TD_PLAN_N_RATES][TD_PLAN_N_LEVELS]; // standard deviations
+    double noise_prefill, noise_decode;               // of the logarithm of a measured speed
+    // Standard deviations on either side that hold 90 % of what is left out in a validation; less
+    // than 1.645, as tails are long.
+    double interval_prefill, interval_decode;
+};
+extern const struct td_plan_prior td_plan_prior;
+
+// "gemm", "attend" ...: what a rate is called in data/calibration.csv.
+const char *td_plan_rate_name(enum td_plan_rate rate);
+
+struct td_plan_fit;
+
+// Fits samples (n), which are copied. is_fitted: the samples hold rates and weights already, so
+// that only the last step is made. Fails: TD_ENOMEM, TD_EARG (n is 0).
+int td_plan_fit_open(struct td_plan_fit **out, const struct td_plan_prior *prior,
+                     const struct td_plan_sample *samples, uint32_t n, bool is_fitted,
+                     struct td_error *err) TD_MUST_CHECK;
+void td_plan_fit_close(struct td_plan_fit *fit);
+
+// The samples with their rates and weights, n of open.
+const struct td_plan_sample *td_plan_fit_samples(const struct td_plan_fit *fit);
+
+// Predicts one test on a machine.
+void td_plan_fit_answer(struct td_plan_answer *out, const struct td_plan_fit *fit,
+                        const struct td_plan_cost *cost, const struct td_plan_device *device,
+                        const struct td_plan_context *context, const struct td_plan_test *test);
+
+#endif
