@@ -96,6 +96,28 @@ enum td_opt {
     // probe
     TD_OPT_QUICK,
     TD_OPT_OUT,
+    // plan
+    TD_OPT_PLAN_MODEL,
+    TD_OPT_QUANT,
+    TD_OPT_MACHINES,
+    TD_OPT_LINK,
+    TD_OPT_PLAN_PROMPT,
+    TD_OPT_PLAN_GEN,
+    TD_OPT_PLAN_BATCH,
+    TD_OPT_PLAN_DEPTH,
+    TD_OPT_BUDGET,
+    TD_OPT_TTFT,
+    TD_OPT_TPS,
+    TD_OPT_POWER,
+    TD_OPT_EXPLAIN,
+    TD_OPT_GOLDEN,
+    TD_OPT_PRICE_FLOPS,
+    TD_OPT_PRICE_BW,
+    TD_OPT_TABLE,
+    TD_OPT_MEASURED,
+    TD_OPT_VALIDATE,
+    TD_OPT_CALIBRATE,
+    TD_OPT_PLAN_FORM,
     // every command
     TD_OPT_HELP,
     TD_N_OPTS

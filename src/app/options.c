@@ -102,6 +102,22 @@ const struct td_command td_commands[] = {
      "trip, how fast the link, how fast does each end read, and from how many prompt tokens on\n"
      "prefill there pays; or why not. Without -m it is the small model that comes with tandem.\n"
      "Exit 0 when all is well, 1 when a step failed."},
+    {"plan", td_cmd_plan, "-m MODEL [--machines LIST] [--link LINK] [options]", 0, 0, false,
+     "what machines, alone and in pairs, would do with a model",
+     "Predicts how fast machines read a prompt and write an answer, from the model's shape, the\n"
+     "machines' nameplates and a calibration on published measurements, both built in. MODEL is a\n"
+     "name of the built-in table (gpt-oss-120b, Qwen3-30B-A3B, Llama-3.1-8B ...), a GGUF file, or\n"
+     "synth:NAME. With --link also every pair: one machine reads the prompt and streams the KV\n"
+     "cache, the other answers; what it gains, from which prompt length, and when not to.\n"
+     "\n"
+     "--explain says where each second goes. --golden gives the balance of compute and bandwidth\n"
+     "that a workload wants, and what such a machine would be; --ttft S and --tps N say how fast.\n"
+     "--table published predicts tables that others have measured.\n"
+     "\n"
+     "--validate FILE leaves every model of a table of measurements out in turn, fits the rest "
+     "and\n"
+     "says how far off the predictions are. FILE has the columns of data/measurements.csv.\n"
+     "--measured FILE adds one's own measurements, in the same columns, to the calibration."},
 };
 const uint32_t td_n_commands = sizeof(td_commands) / sizeof(td_commands[0]);
 
@@ -117,10 +133,11 @@ enum {
     KEY = 1 << 8,
     PREFILL = 1 << 9,
     DOCTOR = 1 << 10,
+    PLAN = 1 << 11,
     // Where a prompt may be read elsewhere, and where there is an engine.
     SPLIT = RUN | EVAL | BENCH,
     ENGINE = SPLIT | PREFILL | DOCTOR,
-    ALL = 0x7ff,
+    ALL = 0xfff,
 };
 
 // Rows of one command appear in its help in this order.
@@ -303,6 +320,51 @@ const struct td_opt_row td_options[TD_N_OPTS] = {
                       "less than two seconds instead of about ten"},
     [TD_OPT_OUT] = {"--output", 'o', TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, PROBE,
                     "also write the measurements to FILE, as JSON"},
+
+    [TD_OPT_PLAN_MODEL] = {"--model", 'm', TD_OPT_TYPE_TEXT, "MODEL", NULL, 0, 0, PLAN,
+                           "a name of the table, a GGUF file, or synth:NAME"},
+    [TD_OPT_QUANT] = {"--quant", 0, TD_OPT_TYPE_TEXT, "Q", NULL, 0, 0, PLAN,
+                      "how the weights are stored: MXFP4, Q4_0, Q4_K_M, Q8_0, F16 ...; default "
+                      "MXFP4 for gpt-oss, Q4_K_M for others"},
+    [TD_OPT_MACHINES] = {"--machines", 0, TD_OPT_TYPE_TEXT, "LIST", "dgx-spark,m4-max,strix-halo",
+                         0, 0, PLAN,
+                         "machines of the table by parts of their names, with commas; or all"},
+    [TD_OPT_LINK] = {"--link", 0, TD_OPT_TYPE_TEXT, "LINK", NULL, 0, 0, PLAN,
+                     "between machines: 10GbE, 2.5GbE, TB4, TB5, USB4, wifi, or Gb/s"},
+    [TD_OPT_PLAN_PROMPT] = {"--prompt", 'p', TD_OPT_TYPE_COUNT, "TOKENS", "8192", 1, 10000000, PLAN,
+                            "length of the prompt"},
+    [TD_OPT_PLAN_GEN] = {"--gen", 'n', TD_OPT_TYPE_COUNT, "TOKENS", "512", 1, 10000000, PLAN,
+                         "length of the answer"},
+    [TD_OPT_PLAN_BATCH] = {"--batch", 0, TD_OPT_TYPE_COUNT, "N", "1", 1, 1024, PLAN,
+                           "requests that are answered at the same time"},
+    [TD_OPT_PLAN_DEPTH] = {"--depth", 'd', TD_OPT_TYPE_COUNT, "TOKENS", "0", 0, 10000000, PLAN,
+                           "tokens already in the KV cache before the prompt"},
+    [TD_OPT_BUDGET] = {"--budget", 0, TD_OPT_TYPE_REAL, "USD", NULL, 0, 1000000000, PLAN,
+                       "only machines that cost at most this"},
+    [TD_OPT_TTFT] = {"--ttft", 0, TD_OPT_TYPE_REAL, "SECONDS", NULL, 0, 1000000, PLAN,
+                     "only machines whose first token comes within this time"},
+    [TD_OPT_TPS] = {"--tps", 0, TD_OPT_TYPE_REAL, "TOKENS", NULL, 0, 1000000, PLAN,
+                    "only machines that write at least so many tokens a second"},
+    [TD_OPT_POWER] = {"--power", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, PLAN,
+                      "also the energy of a request, at the power that the maker states"},
+    [TD_OPT_EXPLAIN] = {"--explain", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, PLAN,
+                        "where each second goes"},
+    [TD_OPT_GOLDEN] = {"--golden", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, PLAN,
+                       "the balanced machine for this model and workload"},
+    [TD_OPT_PRICE_FLOPS] = {"--price-flops", 0, TD_OPT_TYPE_REAL, "USD", "8", 0, 1000000, PLAN,
+                            "with --golden: price of a TFLOP/s"},
+    [TD_OPT_PRICE_BW] = {"--price-bw", 0, TD_OPT_TYPE_REAL, "USD", "3", 0, 1000000, PLAN,
+                         "with --golden: price of a GB/s"},
+    [TD_OPT_TABLE] = {"--table", 0, TD_OPT_TYPE_CHOICE, "published", NULL, 0, 0, PLAN,
+                      "published tables: measured, predicted, error"},
+    [TD_OPT_MEASURED] = {"--measured", 0, TD_OPT_TYPE_TEXT, "FILE.csv", NULL, 0, 0, PLAN,
+                         "calibrate with these measurements, too"},
+    [TD_OPT_VALIDATE] = {"--validate", 0, TD_OPT_TYPE_TEXT, "FILE.csv", NULL, 0, 0, PLAN,
+                         "how good the predictions of these measurements are"},
+    [TD_OPT_CALIBRATE] = {"--calibrate", 0, TD_OPT_TYPE_TEXT, "OUT.csv", NULL, 0, 0, PLAN,
+                          "fit the built-in measurements and write data/calibration.csv anew"},
+    [TD_OPT_PLAN_FORM] = {"--output", 'o', TD_OPT_TYPE_CHOICE, "text|md|json", "text", 0, 0, PLAN,
+                          "tables to read, or for programs"},
 
     [TD_OPT_HELP] = {"--help", 'h', TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, ALL, "this help"},
 };

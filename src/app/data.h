@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT
+// The tables of data/, built into the program (tools/embed.cmake). Each ends with a zero that is
+// not counted.
+#ifndef TD_APP_DATA_H
+#define TD_APP_DATA_H
+
+#include <stddef.h>
+
+extern const unsigned char td_data_devices[], td_data_models[], td_data_measurements[],
+    td_data_calibration[];
+extern const size_t td_data_devices_bytes, td_data_models_bytes, td_data_measurements_bytes,
+    td_data_calibration_bytes;
+
+#endif

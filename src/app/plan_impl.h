@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+// What the parts of `tandem plan` share: the tables, the calibration, and the question.
+#ifndef TD_APP_PLAN_IMPL_H
+#define TD_APP_PLAN_IMPL_H
+
+#include "app/config.h"
+#include "base/status.h"
+#include "plan/plan.h"
+#include "plan/validate.h"
+
+#include <jansson.h>
+#include <stdio.h>
+
+#define TD_PLAN_MAX_ASKED 64
+
+struct td_world {
+    struct td_plan_device devices[TD_PLAN_MAX_DEVICES];
+    uint32_t n_devices;
+    struct td_plan_model models[TD_PLAN_MAX_MODELS];
+    uint32_t n_models;
+    struct td_plan_measurement measurements[TD_PLAN_MAX_MEASUREMENTS];
+    uint32_t n_measurements;
+    struct td_plan_sample samples[TD_PLAN_MAX_MEASUREMENTS];
+    uint32_t lines[TD_PLAN_MAX_MEASUREMENTS]; // of the samples, in measurements.csv
+    uint32_t n_samples;
+    struct td_plan_fit *fit;
+};
+
+enum td_plan_form { TD_PLAN_TEXT, TD_PLAN_MD, TD_PLAN_JSON };
+
+struct td_plan_machine {
+    const struct td_plan_device *device;
+    const char *backend, *date; // that its predictions are for
+    struct td_plan_context context;
+    struct td_plan_single answer;
+};
+
+struct td_plan_question {
+    enum td_plan_form form;
+    char model[64], quant[32];
+    enum td_plan_kind kind;
+    uint32_t head_dim;
+    struct td_plan_cost cost;
+    struct td_plan_goal goal;
+    struct td_plan_machine machines[TD_PLAN_MAX_ASKED];
+    uint32_t n_machines;
+    bool has_link;
+    struct td_plan_link link;
+    char link_name[24];
+};
+
+// The tables that are built in. with_fit: also the calibration. *out is the caller's to close.
+int td_world_open(struct td_world **out, bool with_fit, struct td_error *err) TD_MUST_CHECK;
+void td_world_close(struct td_world *world);
+// Fits the samples again, and then the measurements of a user's file with them.
+int td_world_measured(struct td_world *world, const char *path, struct td_error *err) TD_MUST_CHECK;
+
+// The table's row whose name holds these words, letters and digits only; the first of several.
+const struct td_plan_device *td_world_device(const struct td_world *world, const char *name);
+const struct td_plan_model *td_world_model(const struct td_world *world, const char *name);
+
+// The program whose speeds are known or likely on a device, and when it was measured last.
+void td_world_backend(const struct td_world *world, const struct td_plan_device *device,
+                      const char **backend, const char **date);
+
+int td_plan_ask(struct td_plan_question *q, const struct td_world *world,
+                const struct td_config *cfg, struct td_error *err) TD_MUST_CHECK;
+
+void td_plan_print(const struct td_plan_question *q, const struct td_config *cfg);
+void td_plan_print_parts(const struct td_plan_question *q);
+
+int td_plan_golden_cmd(const struct td_config *cfg, const struct td_world *world,
+                       struct td_plan_question *q);
+int td_plan_validate_cmd(const struct td_config *cfg, struct td_world *world);
+int td_plan_calibrate_cmd(const struct td_config *cfg, struct td_world *world);
+int td_plan_table_cmd(const struct td_config *cfg, struct td_world *world);
+
+#endif
