@@ -50,16 +50,18 @@ class Lab:
 class Prefill:
     """`tandem prefill`, which can be killed and started again at the same port."""
 
-    def __init__(self, lab, model, listen="127.0.0.1:0", options=(), prefix=()):
+    def __init__(self, lab, model, listen="127.0.0.1:0", options=(), prefix=(), has_key=True):
         self.lab, self.model, self.listen = lab, model, listen
         self.options, self.prefix = list(options), list(prefix)
         self.process, self.lines = None, []
-        self.key = lab.key
+        self.key = lab.key if has_key else None
         self.start()
 
     def start(self, model=None, options=None, key=None):
         command = self.prefix + [self.lab.tandem, "prefill", "-m", model or self.model, "--listen",
-                                 self.listen, "--key", key or self.key]
+                                 self.listen]
+        if key or self.key:
+            command += ["--key", key or self.key]
         command += self.options if options is None else list(options)
         self.process = subprocess.Popen(command, env=self.lab.env, stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -188,7 +190,7 @@ def ask(lab, model, tokens, options=(), prefix=(), timeout=300):
     for line in done.stderr.splitlines():
         if line.startswith("{"):
             stats = json.loads(line).get("prefill")
-        elif line.startswith("tandem: "):
+        elif line.startswith("tandem: ") and "synthetic weights" not in line:
             said.append(line)
     logits = None
     if done.returncode == 0:

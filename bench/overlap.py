@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""How much of a transfer hides behind the prefill that makes it, on links of different speed.
+
+    bench/overlap.py [--tandem build/tandem] [--rounds 5] [--shares 25,50,90,0] [--save FILE]
+    bench/overlap.py --report FILE...
+
+Two network namespaces joined by a shaped link (bench/tandem_netns.sh, needs root): `tandem prefill`,
+paced, in one, `tandem bench --prefill` in the other. The link's rate is set so that all KV takes 25,
+50 and 90 per cent of the far prefill's time; 0 is the link as it is. Each round measures every share
+twice, in turn: KV sent layer by layer while it is made, and all of it after the last chunk
+(--send-at-end), as is usual elsewhere.
+
+Bars: exposed time (from the end of the prefill there until the last KV is here) at most 5 per cent of
+the far prefill; on the link as it is, first token at most 3 per cent of the far prefill + 30 ms after
+its end. Exit code 1 when the median misses one.
+"""
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+from relay_lab import Lab, Namespaces, Prefill, Trouble
+
+# 12 layers keep all, 12 the last 128 tokens; 16 chunks; 48 KiB of KV a token and layer pair.
+MODEL = ("synth:tiny,layers=24,hidden=64,heads=8,kv-heads=8,head-dim=64,experts=2,top-k=1,ff=32,"
+         "window=128,vocab=1024,ctx=8192")
+CHUNK, N_PROMPT, PACE = 256, 4097, 1000
+FULL, WINDOWED, LAYER_BYTES = 12, 12, 2048
+# What Ethernet, IP, TCP and TLS add to KV.
+OVERHEAD = 1.05
+
+
+def kv_bytes():
+    return (FULL * (N_PROMPT - 1) + WINDOWED * 127) * LAYER_BYTES
+
+
+def rate_of(share):
+    """Bits per second of a link that needs this share of the far prefill's time; 0: any."""
+    seconds = (N_PROMPT - 1) / PACE * share / 100
+    return kv_bytes() * 8 * OVERHEAD / seconds if share else 0
+
+
+def measure(lab, net, far, n_prompt):
+    command = net.near() + [lab.tandem, "bench", "-m", MODEL, "--prefill", far.listen, "--key", lab.key,
+                            "-p", str(n_prompt), "-n", "0", "-r", "1", "-t", "1", "-o", "json"]
+    done = subprocess.run(command, env=lab.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, timeout=300, check=False)
+    if done.returncode:
+        raise Trouble(done.stderr.strip())
+    row = json.loads(done.stdout)[0]
+    if row["path"] != "remote":
+        raise Trouble(f"the prompt was read by path {row['path']}: {row['prefill'][0]['reason']}")
+    return row
+
+
+def campaign(args):
+    lab, net, ends, rows = Lab(args.tandem), None, [], []
+    try:
+        net = Namespaces()
+        options = ["--chunk", str(CHUNK), "-t", "1", "--ctx", str(N_PROMPT + 64), "--pace-prefill",
+                   str(PACE), "--pace-decode", "100"]
+        for extra in ([], ["--send-at-end"]):
+            ends.append(Prefill(lab, MODEL, listen=f"{net.far_address}:0", options=options + extra,
+                                prefix=net.far()))
+            ends[-1].wait()
+        for i in range(args.rounds):
+            for share in args.shares:
+                net.rate(rate_of(share))
+                for mode in (0, 1) if i % 2 == 0 else (1, 0):
+                    # Another length is another prompt, which nobody has read yet.
+                    n_prompt = N_PROMPT - int(time.time() * 10) % 97
+                    row = measure(lab, net, ends[mode], n_prompt)
+                    rows.append({"share": share, "mode": ("stream", "at end")[mode],
+                                 **{k: row[k] for k in (
+                                     "n_prompt", "ttft_seconds", "far_seconds", "transfer_seconds",
+                                     "exposed_seconds", "stall_seconds", "bytes")}})
+                    print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+        return rows
+    finally:
+        for end in ends:
+            if end.process.poll() is None:
+                end.kill()
+        if net:
+            net.close()
+        lab.close()
+
+
+def report(rows):
+    print(f"{'link':>10} {'transfer of far':>15} {'sent':>7} {'runs':>4} {'far s':>7} {'transfer s':>10} "
+          f"{'exposed s':>9} {'of far':>7} {'first token after far':>21}")
+    is_fine = True
+    for share in sorted({r["share"] for r in rows}, key=lambda s: s or 1e9):
+        for mode in ("stream", "at end"):
+            some = [r for r in rows if r["share"] == share and r["mode"] == mode]
+            if not some:
+                continue
+
+            def mid(key):
+                return statistics.median(key(r) for r in some)
+            far = mid(lambda r: r["far_seconds"])
+            exposed = mid(lambda r: r["exposed_seconds"] / r["far_seconds"])
+            late = mid(lambda r: r["ttft_seconds"] - r["far_seconds"])
+            link = f"{rate_of(share) / 1e6:.0f} Mb/s" if share else "unshaped"
+            verdict = ""
+            if mode == "stream":
+                is_ok = exposed <= 0.05 if share else late <= 0.03 * far + 0.03
+                is_fine = is_fine and is_ok
+                verdict = "  ok" if is_ok else "  MISSED"
+            print(f"{link:>10} {f'{share} %' if share else '':>15} {mode:>7} {len(some):>4} {far:7.3f} "
+                  f"{mid(lambda r: r['transfer_seconds']):10.3f} "
+                  f"{mid(lambda r: r['exposed_seconds']):9.3f} {100 * exposed:6.2f}% "
+                  f"{late * 1e3:18.0f} ms{verdict}")
+    return is_fine
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--tandem", default="build/tandem")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shares", default="25,50,90,0",
+                        type=lambda text: [int(x) for x in text.split(",")])
+    parser.add_argument("--save", help="add what was measured to this file, a JSON object a line")
+    parser.add_argument("--report", nargs="+", help="only say what such files hold")
+    args = parser.parse_args()
+    try:
+        if args.report:
+            rows = []
+            for path in args.report:
+                with open(path, encoding="utf-8") as f:
+                    rows += [json.loads(line) for line in f]
+        else:
+            rows = campaign(args)
+            if args.save:
+                with open(args.save, "a", encoding="utf-8") as f:
+                    f.writelines(json.dumps(row) + "\n" for row in rows)
+        return 0 if report(rows) else 1
+    except (Trouble, OSError, subprocess.SubprocessError) as e:
+        print(f"overlap: {e}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
