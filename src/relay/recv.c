@@ -149,14 +149,15 @@ static int scatter(struct td_recv *r, const struct td_wire_msg *msg, struct td_e
     return code;
 }
 
-// Whether the request still runs; then it counts as writing until end_write.
+// Whether the request still runs; then it counts as writing until is_writing is taken back. After
+// FINAL nothing is written, whatever still comes: what it would go to is the caller's again.
 static int begin_write(struct td_recv *r, struct td_error *err)
 {
     pthread_mutex_lock(&r->mutex);
-    const int code = r->code;
-    r->is_writing = !code;
+    const bool is_over = r->code || r->ledger.is_final;
+    r->is_writing = !is_over;
     pthread_mutex_unlock(&r->mutex);
-    return code ? td_fail(err, TD_ECANCEL, "the request has ended") : TD_OK;
+    return is_over ? td_fail(err, TD_ECANCEL, "the request has ended") : TD_OK;
 }
 
 static int take_span(struct td_recv *r, struct td_frames *data, const struct td_wire_header *h,
@@ -182,6 +183,7 @@ static int take_logits(struct td_recv *r, struct td_frames *data, const struct t
 {
     const uint32_t n_vocab = r->request.spec->n_vocab;
     if (!r->request.logits) return td_fail(err, TD_EFORMAT, "LOGITS that nobody asked for");
+    if (r->ledger.is_final) return td_fail(err, TD_EFORMAT, "LOGITS after FINAL");
     // n_logits changes in this thread alone.
     if (h->pos0 != r->n_logits || h->n > n_vocab - h->pos0)
         return td_fail(err, TD_EFORMAT, "LOGITS: entries %u + %u after %u of %u", h->pos0, h->n,

@@ -358,6 +358,79 @@ static void a_lying_peer_is_refused(void **state)
     close_rig(&r);
 }
 
+// One frame from end to end.
+static int pass_on(struct rig *r, struct td_wire_header *h, const void *payload, uint32_t size)
+{
+    uint8_t header[TD_WIRE_HEADER_BYTES];
+    h->version = 1;
+    h->request = 3;
+    td_wire_seal(header, h, payload, size);
+    OK(td_frames_write_bulk(&r->far_data, header, payload, size, &err));
+    struct td_wire_header got;
+    bool is_there = false;
+    OK(td_frames_header(&r->near_data, &got, 5000, &is_there, &err));
+    return td_recv_frame(r->recv, &r->near_data, &got, &err);
+}
+
+static void *commit_main(void *ctx)
+{
+    struct rig *r = ctx;
+    struct td_error e;
+    bool is_done = false;
+    for (int i = 0; i < 100 && !is_done; i++)
+        if (td_recv_wait(r->recv, 200, NULL, &is_done, &e)) break;
+    return NULL;
+}
+
+// Logits that come behind FINAL, when whoever asked may have forgotten where they go.
+static void nothing_is_written_after_final(void **state)
+{
+    (void)state;
+    struct rig r;
+    open_rig(&r, &key_a, CHUNK, false);
+    OK(td_frames_init(&r.far_data, r.link[0], TD_WIRE_DATA, 1, &err));
+    OK(td_frames_init(&r.near_data, r.link[1], TD_WIRE_DATA, 1, &err));
+    static float logits[N_VOCAB], theirs[N_VOCAB];
+    for (int i = 0; i < N_VOCAB; i++) theirs[i] = 9;
+    const struct td_recv_request in = {.id = 3,
+                                       .backend = td_backend_cpu(),
+                                       .spec = &g_model->spec,
+                                       .kv = td_session_kv(r.near_session),
+                                       .kv_type = TD_F16,
+                                       .n_tokens = 2,
+                                       .logits = logits};
+    OK(td_recv_open(&r.recv, &in, &err));
+    struct td_wire_msg final = {.h = {.version = 1, .type = TD_WIRE_FINAL, .request = 3, .n = 1}};
+    static const uint8_t kv[1 << 16];
+    for (uint32_t il = 0; il < g_model->spec.n_layers; il++) {
+        const struct td_kv_layer *l = &g_model->spec.kv[il];
+        const uint32_t size = l->n_kv_heads * l->head_dim * 4;
+        struct td_wire_header h = {.type = TD_WIRE_SPAN, .layer = il, .n = 1, .kv_type = TD_F16};
+        OK(pass_on(&r, &h, kv, size));
+        final.u.final.n_spans++;
+        final.u.final.span_sum += td_wire_span_digest(&h);
+        final.u.final.span_bytes += size;
+    }
+    struct td_wire_header half = {.type = TD_WIRE_LOGITS, .n = N_VOCAB / 2};
+    OK(pass_on(&r, &half, theirs, N_VOCAB / 2 * sizeof(float)));
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, commit_main, &r), 0);
+    OK(td_frames_write(&r.far_data, &final, &err));
+    struct td_wire_header got;
+    bool is_there = false;
+    OK(td_frames_header(&r.near_data, &got, 5000, &is_there, &err));
+    OK(td_recv_frame(r.recv, &r.near_data, &got, &err));
+    pthread_join(thread, NULL);
+    struct td_wire_header rest = {.type = TD_WIRE_LOGITS, .pos0 = N_VOCAB / 2, .n = N_VOCAB / 2};
+    assert_int_equal(pass_on(&r, &rest, theirs, N_VOCAB / 2 * sizeof(float)), TD_EFORMAT);
+    assert_true(logits[N_VOCAB / 2 - 1] == theirs[0]);
+    assert_true(logits[N_VOCAB / 2] == 0);
+    td_recv_close(r.recv);
+    td_frames_free(&r.far_data);
+    td_frames_free(&r.near_data);
+    close_rig(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -367,6 +440,7 @@ int main(void)
         cmocka_unit_test(a_full_queue_is_waited_for_and_counted),
         cmocka_unit_test(a_cancelled_request_lets_go),
         cmocka_unit_test(a_lying_peer_is_refused),
+        cmocka_unit_test(nothing_is_written_after_final),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
