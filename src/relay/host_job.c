@@ -102,7 +102,9 @@ static void give_slot_back(struct td_host *host, struct td_host_job *job)
     struct td_error ignored;
     slot->job = NULL;
     slot->n = 0;
-    if (!td_session_adopt(slot->session, job->tokens, job->request.n_tokens, &ignored))
+    // A slot whose session could not be opened holds nothing.
+    if (slot->session &&
+        !td_session_adopt(slot->session, job->tokens, job->request.n_tokens, &ignored))
         slot->n = td_session_len(slot->session);
     free(slot->tokens);
     slot->tokens = job->tokens;

@@ -52,12 +52,25 @@ static struct td_wire_msg progress_of(const struct td_host_job *job)
                                 .u.progress = p};
 }
 
+// A request whose KV cannot be sent any more would be waited for as long as PROGRESS comes: no
+// memory to pin or to convert it. A connection that broke is another matter.
+static void end_if_lost(struct td_host_job *job)
+{
+    struct td_send_report report = {.code = TD_OK};
+    if (job->sending) td_sending_report(job->sending, &report);
+    if (report.code && !report.is_away)
+        td_host_end_job(job, report.code == TD_ENOMEM ? TD_WIRE_E_BUDGET : TD_WIRE_E_TROUBLE,
+                        report.err.msg);
+}
+
 // PROGRESS of each request, or PING.
 static void beat(struct td_host_peer *peer)
 {
     uint32_t n = 0;
-    for (const struct td_host_job *job = peer->host->jobs; job; job = job->next) {
+    for (struct td_host_job *job = peer->host->jobs; job; job = job->next) {
         if (job->peer != peer || job->state == TD_HOST_JOB_OVER) continue;
+        end_if_lost(job);
+        if (job->state == TD_HOST_JOB_OVER) continue;
         const struct td_wire_msg msg = progress_of(job);
         td_host_say(peer, &msg);
         n++;

@@ -68,13 +68,14 @@ static inline void open_house(struct house *h, const struct td_host_config *wish
     *h = (struct house){0};
     struct td_engine_config engine_cfg = config(CHUNK, 1);
     engine_cfg.device.max_kv_bytes = wishes->max_kv_bytes; // 0: no limit
-    h->engine = open_engine_cfg(g_model, engine_cfg);
+    const struct td_backend *backend = wishes->backend ? wishes->backend : td_backend_cpu();
+    OK(td_engine_open(&h->engine, g_model, backend, &engine_cfg, &err));
     OK(td_listener_open(&h->listener, "127.0.0.1:0", key, NULL, &err));
     (void)snprintf(h->where, sizeof(h->where), "127.0.0.1:%u", td_listener_port(h->listener));
     OK(td_peer_init(&h->peer, TD_WIRE_PREFILL, &g_model->spec, tokenizer, weights, TD_F16, &err));
     struct td_host_config cfg = *wishes;
     cfg.engine = h->engine;
-    cfg.backend = td_backend_cpu();
+    cfg.backend = backend;
     cfg.peer = &h->peer;
     cfg.kv_type = TD_F16;
     if (!cfg.n_slots) cfg.n_slots = 1;

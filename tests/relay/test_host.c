@@ -280,6 +280,64 @@ static void memory_is_made_for_those_who_ask(void **state)
     close_house(&h);
 }
 
+// A backend that has no memory when told so.
+static _Atomic bool g_no_sequence, g_no_read;
+
+static int scarce_open(struct td_device *dev, struct td_kv **out, uint32_t n_ctx,
+                       struct td_error *e)
+{
+    *out = NULL;
+    if (g_no_sequence) return td_fail(e, TD_ENOMEM, "no memory for a sequence");
+    return td_backend_cpu()->kv_open(dev, out, n_ctx, e);
+}
+
+static int scarce_read(const struct td_kv_pin *pin, void *out, size_t size_bytes,
+                       struct td_error *e)
+{
+    if (g_no_read) return td_fail(e, TD_ENOMEM, "no memory to read KV");
+    return td_backend_cpu()->kv_read(pin, out, size_bytes, e);
+}
+
+// Asks without taking in what comes; the reason that is told.
+static void expect_refusal(struct client *c, uint32_t n_tokens, uint16_t reason)
+{
+    send_msg(&c->control, request_of(c, n_tokens, 0));
+    send_tokens(c, n_tokens);
+    expect_error(c, reason);
+}
+
+// A peer whose request cannot be served is told so, does not wait for ever, and the next one is.
+static void trouble_of_its_own_is_told(void **state)
+{
+    (void)state;
+    struct td_backend scarce = *td_backend_cpu();
+    scarce.kv_open = scarce_open;
+    scarce.kv_read = scarce_read;
+    struct house h;
+    open_house(
+        &h,
+        &(struct td_host_config){
+            .progress_ms = 20, .n_slots = 2, .max_kv_bytes = max_kv_bytes(420), .backend = &scarce},
+        &key_a);
+    struct client c;
+    open_client(&c, &h, &key_a);
+    g_no_read = true;
+    expect_refusal(&c, 100, TD_WIRE_E_BUDGET);
+    wait_idle(&h);
+    g_no_read = false;
+    fetch_well(&c, 400);
+    // Room for another conversation is made of what is kept, whose slot cannot be opened anew.
+    g_no_sequence = true;
+    g_tokens[0] = (g_tokens[0] + 1) % N_VOCAB;
+    fetch_well(&c, 500);
+    g_tokens[0] = (g_tokens[0] + 1) % N_VOCAB;
+    expect_refusal(&c, 500, TD_WIRE_E_BUDGET);
+    g_no_sequence = false;
+    fetch_well(&c, 500);
+    close_client(&c, true);
+    close_house(&h);
+}
+
 static void a_canary_brings_logits(void **state)
 {
     (void)state;
@@ -441,6 +499,7 @@ int main(void)
         cmocka_unit_test(a_resume_that_lies_is_refused),
         cmocka_unit_test(a_full_house_is_busy_until_somebody_has_gone),
         cmocka_unit_test(memory_is_made_for_those_who_ask),
+        cmocka_unit_test(trouble_of_its_own_is_told),
         cmocka_unit_test(a_canary_brings_logits),
         cmocka_unit_test(nothing_before_the_end_if_so_wished),
         cmocka_unit_test(probes_are_measured_both_ways),
