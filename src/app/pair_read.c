@@ -76,12 +76,18 @@ int td_pair_sync(struct td_pair *p, struct td_session *s, const int32_t *tokens,
         wipe(&v);
         td_progress_end(&v.here);
         if (code == TD_OK && stats->weights_differ)
-            td_app_note("the prompt was read at %s by a model with other weights", stats->peer);
+            td_app_note("a model with other weights has read this prompt or its beginning%s%s",
+                        stats->peer[0] ? ", at " : "", stats->peer);
         return code;
     }
     code = td_session_sync(s, tokens, n, marks, n_marks, show_here, &v, err);
     td_progress_end(&v.here);
     return code;
+}
+
+static const char *kv_name(enum td_type type)
+{
+    return type == TD_Q8_0 ? "q8_0" : type == TD_F16 ? "f16" : "f32";
 }
 
 json_t *td_pair_stats_json(const struct td_remote_stats *s)
@@ -98,6 +104,7 @@ json_t *td_pair_stats_json(const struct td_remote_stats *s)
     td_json_f64(out, "seconds", s->seconds);
     td_json_f64(out, "far_seconds", s->far_seconds);
     td_json_u64(out, "bytes", s->bytes);
+    td_json_text(out, "kv_wire", s->n_remote ? kv_name(s->kv_type) : "");
     td_json_f64(out, "transfer_seconds", s->transfer_seconds);
     td_json_f64(out, "exposed_seconds", s->exposed_seconds);
     td_json_f64(out, "overlap", s->overlap);
@@ -122,6 +129,8 @@ const char *td_pair_stats_text(const struct td_remote_stats *s, char *buf, size_
                      s->peer, s->reason);
         break;
     }
+    if (n > 0 && (size_t)n < buf_bytes && s->n_remote > 0 && s->kv_type == TD_Q8_0)
+        n += snprintf(buf + n, buf_bytes - (size_t)n, " (KV as q8_0)");
     if (n > 0 && (size_t)n < buf_bytes && s->all_there_is_faster)
         snprintf(buf + n, buf_bytes - (size_t)n,
                  " (with the answer it would be done sooner there)");

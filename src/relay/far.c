@@ -186,6 +186,10 @@ void td_far_info(struct td_far *far, struct td_far_info *out)
                                 .canary_seconds = far->canary_seconds,
                                 .canary_kv_error = far->canary_kv_error,
                                 .canary_logits_kl = far->canary_logits_kl};
+    // Of whom it was connected to last: what came from there stays what it is.
+    out->weights_differ =
+        far->has_met && memcmp(far->met.identity.weights, far->peer.identity.weights,
+                               sizeof(far->peer.identity.weights)) != 0;
     const struct td_conn *c = far->conn;
     if (c) {
         const char *peer = td_link_peer(c->link[TD_WIRE_CONTROL]);
@@ -194,7 +198,6 @@ void td_far_info(struct td_far *far, struct td_far_info *out)
         td_peer_text(c->theirs.identity.name, out->model, sizeof(out->model));
         td_peer_text(c->theirs.identity.quant, out->quant, sizeof(out->quant));
         out->is_encrypted = td_link_is_encrypted(c->link[TD_WIRE_CONTROL]);
-        out->weights_differ = c->weights_differ;
         out->n_slots = c->welcome.n_slots;
         out->max_tokens = c->welcome.max_tokens;
         out->max_kv_bytes = c->welcome.max_kv_bytes;

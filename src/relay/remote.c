@@ -47,6 +47,9 @@ struct td_remote {
     struct peer peers[TD_REMOTE_MAX_PEERS];
     uint32_t n_peers;
     struct td_split_rate prefill, decode; // of this machine
+    // The session that took in KV of other weights last, and from which position on.
+    const struct td_session *mixed;
+    uint32_t mixed_from;
 };
 
 // One prompt under way.
@@ -327,6 +330,12 @@ static void add_report(struct job *j, struct peer *p, const struct td_fetch_repo
     st->stall_seconds += report->stall_seconds;
     if (report->link_bytes_per_s > 0)
         p->link_bytes_per_s = mix(p->link_bytes_per_s, report->link_bytes_per_s);
+    struct td_far_info info;
+    td_far_info(p->far, &info);
+    if (info.weights_differ && report->n_committed > report->n_have && j->r->mixed != j->s) {
+        j->r->mixed = j->s;
+        j->r->mixed_from = report->n_have;
+    }
     j->n_have = td_max_u32(j->n_have, report->n_committed);
 }
 
@@ -358,7 +367,6 @@ static void set_chosen(struct job *j, struct peer *p, const struct td_split *spl
     td_far_info(p->far, &info);
     struct td_remote_stats *st = j->stats;
     snprintf(st->peer, sizeof(st->peer), "%s", info.peer);
-    st->weights_differ = info.weights_differ;
     st->all_there_is_faster = split->all_there_is_faster;
     st->predicted_seconds = known(split->split_first_seconds);
 }
@@ -437,6 +445,7 @@ int td_remote_sync(struct td_remote *r, struct td_session *s, const struct td_re
     if (code) return code;
     struct job j = {.r = r, .s = s, .ask = ask, .stats = stats, .n_have = td_session_reused(s)};
     stats->n_have = j.n_have;
+    if (r->mixed == s && j.n_have <= r->mixed_from) r->mixed = NULL; // nothing of it is left
     struct td_error ignored; // an adoption of what is there cannot fail
     // Idle while peers are asked: their canary's steps would compute this prompt, too.
     code = td_session_adopt(s, ask->tokens, ask->n, err);
@@ -444,7 +453,8 @@ int td_remote_sync(struct td_remote *r, struct td_session *s, const struct td_re
     if (code && td_session_adopt(s, ask->tokens, ask->n, &ignored)) return code;
     if (!code) code = finish_here(&j, err);
     stats->seconds = (double)(td_clock_ns() - t0) * 1e-9;
-    if (stats->n_remote == 0) stats->weights_differ = false;
+    stats->weights_differ = r->mixed == s;
+    if (stats->n_remote > 0) stats->kv_type = r->cfg.far.kv_type;
     if (stats->transfer_seconds > 0)
         stats->overlap = fmin(1, fmax(0, 1 - stats->exposed_seconds / stats->transfer_seconds));
     return code;

@@ -33,9 +33,10 @@ const char *td_remote_path_text(enum td_remote_path path); // "local"
 // What became of one prompt. Seconds; 0 where it does not apply.
 struct td_remote_stats {
     enum td_remote_path path;
-    char reason[240]; // why this path: of the policy, or of what went wrong
-    char peer[64];    // "" when none was asked
-    bool weights_differ;
+    char reason[240];         // why this path: of the policy, or of what went wrong
+    char peer[64];            // "" when none was asked
+    bool weights_differ;      // KV that it uses, of this prompt or of one before, is of others
+    enum td_type kv_type;     // on the wire; TD_F32 when nothing came
     bool all_there_is_faster; // the whole request would be done sooner on the peer
     uint32_t n_tokens;        // of the prompt
     uint32_t n_have;          // were here before

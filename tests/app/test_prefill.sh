@@ -100,6 +100,7 @@ is path remote
 # Half the bytes, nearly the same.
 there 0 $KEY --prefill-policy require --kv-wire q8_0
 is path remote
+is kv_wire q8_0
 # Never.
 there 0 $KEY --prefill-policy never
 same "$TMP/here.npy" "$TMP/there.npy"

@@ -13,6 +13,7 @@ enum { N_CTX = 600, N_VOCAB = 1024, CHUNK = 64, N = 300 };
 static struct td_model *g_model;
 static int32_t g_tokens[N_CTX];
 static const uint8_t g_digest[32] = {1};
+static uint32_t g_flags; // of the decode side's identity
 
 static int setup(void **state)
 {
@@ -55,13 +56,13 @@ static void *house_main(void *ctx)
     return NULL;
 }
 
-static void open_house(struct house *h, double prefill_tokens_per_s)
+static void open_house_of(struct house *h, double prefill_tokens_per_s, const uint8_t weights[32])
 {
     *h = (struct house){0};
     h->engine = open_engine_cfg(g_model, config(CHUNK, 1));
     OK(td_listener_open(&h->listener, "127.0.0.1:0", &key_a, NULL, &err));
     (void)snprintf(h->where, sizeof(h->where), "127.0.0.1:%u", td_listener_port(h->listener));
-    OK(td_peer_init(&h->peer, TD_WIRE_PREFILL, &g_model->spec, g_digest, g_digest, TD_F16, &err));
+    OK(td_peer_init(&h->peer, TD_WIRE_PREFILL, &g_model->spec, g_digest, weights, TD_F16, &err));
     const struct td_host_config cfg = {.engine = h->engine,
                                        .backend = td_backend_cpu(),
                                        .peer = &h->peer,
@@ -73,6 +74,11 @@ static void open_house(struct house *h, double prefill_tokens_per_s)
                                        .decode = speed(100)};
     OK(td_host_open(&h->host, &cfg, h->listener, &err));
     assert_int_equal(pthread_create(&h->thread, NULL, house_main, h), 0);
+}
+
+static void open_house(struct house *h, double prefill_tokens_per_s)
+{
+    open_house_of(h, prefill_tokens_per_s, g_digest);
 }
 
 static void close_house(struct house *h)
@@ -102,6 +108,7 @@ static void open_home(struct home *h, const char *peers, enum td_remote_policy p
     h->engine = open_engine_cfg(g_model, config(50, 1));
     h->session = open_session(h->engine, N_CTX);
     OK(td_peer_init(&h->peer, TD_WIRE_DECODE, &g_model->spec, g_digest, g_digest, TD_F16, &err));
+    h->peer.identity.flags |= g_flags;
     const struct td_remote_config cfg = {.far = {.key = &key_a,
                                                  .engine = h->engine,
                                                  .backend = td_backend_cpu(),
@@ -253,6 +260,38 @@ static bool stop_at_once(void *ctx, const struct td_fetch_report *report)
     return false;
 }
 
+// Every answer that uses KV of other weights says so, also those of later turns.
+static void other_weights_are_said_as_long_as_they_count(void **state)
+{
+    (void)state;
+    static const uint8_t other[32] = {2};
+    struct house far;
+    open_house_of(&far, 1000, other);
+    struct home h;
+    open_home(&h, far.where, TD_REMOTE_AUTO, 1);
+    OK(read_prompt(&h, N)); // refused: the flag is not set
+    assert_read(&h, N, TD_REMOTE_LOCAL);
+    assert_false(h.stats.weights_differ);
+    close_home(&h);
+    g_flags = TD_WIRE_ALLOW_WEIGHTS;
+    open_home(&h, far.where, TD_REMOTE_AUTO, 1);
+    g_flags = 0;
+    OK(read_prompt(&h, N));
+    assert_read(&h, N, TD_REMOTE_REMOTE);
+    assert_true(h.stats.weights_differ);
+    OK(read_prompt(&h, N + 1)); // a turn that asks no one
+    assert_read(&h, N + 1, TD_REMOTE_LOCAL);
+    assert_true(h.stats.weights_differ);
+    const int32_t kept = g_tokens[0];
+    g_tokens[0] = (kept + 1) % N_VOCAB; // another conversation, read here
+    close_house(&far);
+    OK(read_prompt(&h, N));
+    assert_read(&h, N, TD_REMOTE_LOCAL);
+    assert_false(h.stats.weights_differ);
+    g_tokens[0] = kept;
+    close_home(&h);
+}
+
 static void a_cancelled_prompt_leaves_the_session_usable(void **state)
 {
     (void)state;
@@ -294,6 +333,7 @@ int main(void)
         cmocka_unit_test(policies_are_kept),
         cmocka_unit_test(without_a_peer_auto_goes_on_and_require_says_why),
         cmocka_unit_test(the_next_peer_is_asked),
+        cmocka_unit_test(other_weights_are_said_as_long_as_they_count),
         cmocka_unit_test(a_cancelled_prompt_leaves_the_session_usable),
         cmocka_unit_test(a_list_of_peers_is_checked),
     };
