@@ -173,7 +173,7 @@ void td_host_say(struct td_host_peer *peer, const struct td_wire_msg *msg);
 void td_host_say_error(struct td_host_peer *peer, uint64_t request, enum td_wire_reason reason,
                        const char *text);
 void td_host_say_accept(struct td_host_job *job); // to its peer, if there is one
-void *td_host_talker(void *peer);                 // the thread
+void *td_host_talker(void *ctx);                  // the thread; ctx: the peer
 
 // ---- host_ask.c
 
@@ -184,6 +184,6 @@ int td_host_take(struct td_host_peer *peer, const struct td_wire_msg *msg, bool 
 
 // ---- host_conn.c
 
-void *td_host_acceptor(void *host); // the thread
+void *td_host_acceptor(void *ctx); // the thread; ctx: the host
 
 #endif
