@@ -81,9 +81,15 @@ struct td_fetch_report {
     double seconds;          // since begin
     double far_seconds;      // computing there
     double stall_seconds;    // of it: waiting for a full queue
-    double transfer_seconds; // in which bytes were on their way: reading spans, waits between two
-                             // frames of a chunk not counted
-    double exposed_seconds;  // from the end of computing there until the last commit here
+    // In which bytes were on their way: from the first header of a stretch of spans that came
+    // without a wait to the end of its last; waits between two stretches are not counted.
+    double transfer_seconds;
+    // From the end of computing there until the last commit here. That end, by this machine's
+    // clock: what PROGRESS said while it computed dates its beginning (arrival, less half the least
+    // round trip, less the time it had computed; the earliest of these), FINAL says how long it
+    // computed; never later than FINAL can have been written. A request too short for a PROGRESS
+    // began with ACCEPT. A pause there after the first PROGRESS makes it too long, never too short.
+    double exposed_seconds;
     double link_bytes_per_s; // bytes / transfer_seconds; 0: not known
 };
 

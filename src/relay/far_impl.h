@@ -14,7 +14,7 @@
 
 #define MS_NS 1000000u
 // After an end that control told of: how long data may be quiet before nothing more is waited for.
-#define TD_CONN_QUIET_NS (100u * MS_NS)
+#define TD_CONN_QUIET_NS 100000000u
 
 // Both connections of one session and the threads that read them. Made and taken down by the
 // engine's thread.
@@ -93,42 +93,41 @@ struct td_fetch {
     struct td_far *far;
     struct td_fetch *next;
     struct td_session *session;
+    struct td_recv *recv;
     int32_t *tokens; // (n)
     uint32_t n;
     uint32_t have;
     uint32_t flags;         // of REQUEST
-    uint64_t begin_ns;      //
-    struct td_recv *recv;   //
     uint32_t n_tries;       // REQUESTs sent. Engine's thread
     uint32_t n_resumed;     // Engine's thread
-    uint8_t made_token[32]; // of the session in which it was made
+    uint8_t made_token[32]; // of the session in which it was made. Engine's thread
 
     // Guarded by far->mutex.
     uint32_t n_refs;
-    uint64_t id;
     enum td_fetch_state state; // written by the engine's thread
     int code;
-    struct td_error err;
-    bool is_cancelled;
     uint32_t n_accepts; // that may come: one for each REQUEST and RESUME
+    uint32_t n_committed;
+    bool is_cancelled;
     bool is_accepted;
-    struct td_error over_err; // of an ERROR, until what came before it is taken in
-    uint64_t over_ns;         // 0: none
-    bool is_over_there;       // the peer knows that it has ended
-    bool is_gone;             // the peer has nothing to resume from
-    bool is_mended;           // something came since the last break
+    bool is_over_there; // the peer knows that it has ended
+    bool is_gone;       // the peer has nothing to resume from
+    bool is_mended;     // something came since the last break
+    bool is_final_here;
+    bool has_anchor;
+    uint64_t id;
+    uint64_t bytes;
+    uint64_t begin_ns, end_ns;
+    uint64_t sign_ns;             // of life: ACCEPT, PROGRESS or a frame
+    uint64_t over_ns;             // ERROR came; 0: none
+    uint64_t accept_ns;           // ACCEPT's arrival; 0: none
+    int64_t anchor_ns;            // when the peer's computing would have begun: place_far_begin
+    uint64_t final_ns, commit_ns; // FINAL's arrival; the last commit
+    uint64_t transfer_ns;
     struct td_wire_accept accept;
     struct td_wire_progress progress;
-    uint64_t sign_ns;   // of life: ACCEPT, PROGRESS or a frame
-    uint64_t accept_ns; // arrival of the last ACCEPT
-    int64_t anchor_ns;  // our clock when the peer's computing would have begun; see place_far_end
-    bool has_anchor;
-    bool is_final_here;
-    uint64_t final_ns, commit_ns; // FINAL's arrival; the last commit
-    uint64_t end_ns;
-    uint64_t transfer_ns;
-    uint64_t bytes;
-    uint32_t n_committed;
+    struct td_error over_err; // of ERROR, until what came before it is taken in
+    struct td_error err;
 };
 
 // ---- conn.c: one session -----------------------------------------------------------------------

@@ -68,7 +68,9 @@ static void place_far_begin(struct td_fetch *f, uint64_t far_ns)
 static uint64_t place_far_end(const struct td_fetch *f, uint64_t far_ns)
 {
     const uint64_t half_ns = f->far->round_trip_ns / 2;
-    uint64_t begin_ns = f->has_anchor && f->anchor_ns > 0 ? (uint64_t)f->anchor_ns : f->begin_ns;
+    // A short request ends before its first PROGRESS: then it began with ACCEPT.
+    uint64_t begin_ns = f->accept_ns > half_ns ? f->accept_ns - half_ns : 0;
+    if (f->has_anchor) begin_ns = f->anchor_ns > 0 ? (uint64_t)f->anchor_ns : 0;
     if (begin_ns < f->begin_ns) begin_ns = f->begin_ns;
     // FINAL was written after that.
     const uint64_t most_ns = f->final_ns > half_ns ? f->final_ns - half_ns : 0;

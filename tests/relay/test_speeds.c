@@ -48,9 +48,15 @@ static void what_a_frame_cannot_say_is_left_out(void **state)
 {
     (void)state;
     struct td_split_rate in[2] = {0}, out[2];
-    in[0] = (struct td_split_rate){
-        .points = {{-1, 5}, {0, NAN}, {1, INFINITY}, {2, -3}, {3, 0}, {4, 1e-9}, {5, 7}, {1e9, 7}},
-        .n_points = 8};
+    in[0] = (struct td_split_rate){.points = {{-1, 5},
+                                              {0, (double)NAN},
+                                              {1, HUGE_VAL},
+                                              {2, -3},
+                                              {3, 0},
+                                              {4, 1e-9},
+                                              {5, 7},
+                                              {1e9, 7}},
+                                   .n_points = 8};
     travel(in, out);
     assert_int_equal(out[0].n_points, 1);
     assert_true(out[0].points[0].depth_tokens == 5);
