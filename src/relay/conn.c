@@ -347,12 +347,17 @@ static void *data_main(void *ctx)
 
 // ---- up and down ------------------------------------------------------------------------------
 
+// A peer that is slower than that while it greets would be called dead later.
+static uint32_t greet_ms(const struct td_conn *c)
+{
+    return c->far->cfg.silent_ms < GREET_MS ? c->far->cfg.silent_ms : GREET_MS;
+}
+
 // What td_peer_expect fails with when the peer refused is no cancel of ours.
 static int expect(struct td_conn *c, struct td_frames *f, enum td_wire_type type,
                   struct td_wire_msg *out, struct td_error *err)
 {
-    (void)c;
-    const int code = td_peer_expect(f, type, GREET_MS, out, err);
+    const int code = td_peer_expect(f, type, greet_ms(c), out, err);
     if (code != TD_ECANCEL) return code;
     const int why = td_far_code_of(out->u.error.reason);
     if (err) err->code = why;
@@ -407,13 +412,13 @@ static int look(struct td_conn *c, struct td_error *err)
 {
     int code = TD_OK;
     for (uint32_t i = 0; !code && i < N_PINGS; i++) {
-        const uint64_t end_ns = td_clock_ns() + (uint64_t)GREET_MS * MS_NS;
+        const uint64_t end_ns = td_clock_ns() + (uint64_t)greet_ms(c) * MS_NS;
         code = say_ping(c, err);
         while (!code && c->n_pongs == i) {
             if (td_clock_ns() > end_ns)
                 code = td_fail(err, TD_EIO, "%s does not answer PING", peer_of(c));
             else
-                code = read_control(c, GREET_MS, err);
+                code = read_control(c, greet_ms(c), err);
         }
     }
     return code;
