@@ -6,7 +6,7 @@
     bench/overlap.py --report FILE...
 
 Two network namespaces joined by a shaped link (bench/tandem_netns.sh, needs root): `tandem prefill`,
-paced, in one, `tandem bench --prefill` in the other. The link's rate is set so that all KV takes 25,
+slowed to a pace, in one, `tandem bench --prefill` in the other. The link's rate is set so that all KV takes 25,
 50 and 90 per cent of the far prefill's time; 0 is the link as it is. Each round measures every share
 twice, in turn: KV sent layer by layer while it is made, and all of it after the last chunk
 (--send-at-end), as is usual elsewhere.
@@ -37,10 +37,9 @@ def kv_bytes():
     return (FULL * (N_PROMPT - 1) + WINDOWED * 127) * LAYER_BYTES
 
 
-def rate_of(share):
+def rate_of(share, far_seconds):
     """Bits per second of a link that needs this share of the far prefill's time; 0: any."""
-    seconds = (N_PROMPT - 1) / PACE * share / 100
-    return kv_bytes() * 8 * OVERHEAD / seconds if share else 0
+    return kv_bytes() * 8 * OVERHEAD / (far_seconds * share / 100) if share else 0
 
 
 def measure(lab, net, far, n_prompt):
@@ -66,14 +65,18 @@ def campaign(args):
             ends.append(Prefill(lab, MODEL, listen=f"{net.far_address}:0", options=options + extra,
                                 prefix=net.far()))
             ends[-1].wait()
+        far_seconds = args.far
+        if not far_seconds:
+            far_seconds = measure(lab, net, ends[0], N_PROMPT - 100)["far_seconds"]
         for i in range(args.rounds):
             for share in args.shares:
-                net.rate(rate_of(share))
+                rate = rate_of(share, far_seconds)
+                net.rate(rate)
                 for mode in (0, 1) if i % 2 == 0 else (1, 0):
                     # Another length is another prompt, which nobody has read yet.
                     n_prompt = N_PROMPT - int(time.time() * 10) % 97
                     row = measure(lab, net, ends[mode], n_prompt)
-                    rows.append({"share": share, "mode": ("stream", "at end")[mode],
+                    rows.append({"share": share, "mode": ("stream", "at end")[mode], "bits_per_s": rate,
                                  **{k: row[k] for k in (
                                      "n_prompt", "ttft_seconds", "far_seconds", "transfer_seconds",
                                      "exposed_seconds", "stall_seconds", "bytes")}})
@@ -103,7 +106,7 @@ def report(rows):
             far = mid(lambda r: r["far_seconds"])
             exposed = mid(lambda r: r["exposed_seconds"] / r["far_seconds"])
             late = mid(lambda r: r["ttft_seconds"] - r["far_seconds"])
-            link = f"{rate_of(share) / 1e6:.0f} Mb/s" if share else "unshaped"
+            link = f"{mid(lambda r: r['bits_per_s']) / 1e6:.0f} Mb/s" if share else "unshaped"
             verdict = ""
             if mode == "stream":
                 is_ok = exposed <= 0.05 if share else late <= 0.03 * far + 0.03
@@ -122,6 +125,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shares", default="25,50,90,0",
                         type=lambda text: [int(x) for x in text.split(",")])
+    parser.add_argument("--far", type=float, help="seconds of the far prefill; default: one run says")
     parser.add_argument("--save", help="add what was measured to this file, a JSON object a line")
     parser.add_argument("--report", nargs="+", help="only say what such files hold")
     args = parser.parse_args()
