@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Writes a checkpoint as GGUF: experts MXFP4, other matrices Q8_0, the rest F32.
 
-    export_gguf.py train/out/model.pt models/tandem-mini.gguf
+    export_gguf.py CHECKPOINT... models/tandem-mini.gguf
+
+Of several checkpoints the mean of each weight is written.
 """
 import sys
 
@@ -55,9 +57,11 @@ def keys(c, tok):
 
 
 def main():
-    ckpt = torch.load(sys.argv[1])
-    c, w = ckpt["config"], ckpt["model"]
-    G.write(sys.argv[2], keys(c, bpe.Tokenizer()), [(b, k, w[a].numpy()) for a, b, k in names(c["n_layers"])])
+    *paths, out = sys.argv[1:]
+    ckpts = [torch.load(p) for p in paths]
+    c = ckpts[-1]["config"]
+    w = {k: sum(x["model"][k] for x in ckpts) / len(ckpts) for k in ckpts[-1]["model"]}
+    G.write(out, keys(c, bpe.Tokenizer()), [(b, k, w[a].numpy()) for a, b, k in names(c["n_layers"])])
 
 
 def load_model(path):

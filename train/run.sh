@@ -36,7 +36,8 @@ mkdir -p "$out" models
     [ -f train/vocab.json ] || "$python" train/make_vocab.py
     "$python" train/train.py --out "$out"
 )
-"$python" train/export_gguf.py "$out/model.pt" models/tandem-mini.gguf
+# The mean of the last two ends of a phase, where the rate has fallen to its least.
+"$python" train/export_gguf.py $(ls -v "$out"/model-*.pt | tail -n 2) models/tandem-mini.gguf
 fill progress "$python" train/plot_log.py "$out/log.csv" docs/mini-loss.svg
 
 scripts/setup.sh

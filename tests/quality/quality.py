@@ -27,9 +27,6 @@ import tasks  # noqa: E402
 
 BARS = {"recall@50": 95, "recall@200": 95, "recall@1000": 95, "recall@3000": 80, "arithmetic": 95, "copying": 98,
         "story": 90}
-# Where the model that ships is still short of a bar: what it reached. There the table says "short"
-# and the test is against this, less three standard errors, so that what breaks the engine shows.
-REACHED = {"recall@1000": 86.5, "recall@3000": 75.5, "copying": 91.0}
 # What every variant answers. 3000 tokens a prompt are for the main run only.
 SHORT = [t for t in tasks.TASKS if t != "recall@3000"]
 N_VARIANT, N_CLI = 20, 3
@@ -112,12 +109,6 @@ def by_task(items):
     return out
 
 
-def floor(task, n):
-    """Percent below which a task's score is not the shipped model's any more."""
-    p = REACHED.get(task, BARS[task]) / 100
-    return 100 * (p - 3 * math.sqrt(p * (1 - p) / n) if task in REACHED else p)
-
-
 def scores(b):
     """The bars."""
     items = b.items(b.a.tasks, b.a.n)
@@ -127,8 +118,6 @@ def scores(b):
         right = rights(some, answers)
         bar, percent = BARS.get(task), 100 * sum(right) / len(right)
         says = "" if bar is None else "met" if percent >= bar else "**missed**"
-        if says == "**missed**" and percent >= floor(task, len(right)):
-            says = "short"
         rows.append([task, score_text(right), f"{100 * chance_of(some):.1f} %", len(some),
                      "" if bar is None else f"{bar} %", says])
     table(["task", "score", "chance", "n", "bar", ""], rows)
