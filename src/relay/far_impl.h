@@ -109,6 +109,7 @@ struct td_fetch {
     uint32_t n_accepts; // that may come: one for each REQUEST and RESUME
     uint32_t n_committed;
     bool is_cancelled;
+    bool is_cancel_said; // over the connection that carries it now
     bool is_accepted;
     bool is_over_there; // the peer knows that it has ended
     bool is_gone;       // the peer has nothing to resume from

@@ -247,7 +247,10 @@ bool td_fetch_is_stuck(const struct td_conn *c, uint64_t now_ns, struct td_error
                           far->cfg.silent_ms / 1000.0);
             return true;
         }
-        const bool is_owed = f->progress.sent_bytes > f->bytes || f->progress.n_sent == f->n - 1;
+        // Of a window layer, or of a chunk still being computed, nothing more may be due for long.
+        const bool is_all_sent =
+            f->progress.n_sent == f->n - 1 && f->progress.n_computed == f->n - 1;
+        const bool is_owed = f->progress.sent_bytes > f->bytes || is_all_sent;
         if (is_data_silent && is_owed) {
             (void)td_fail(err, TD_EIO, "%s: what it sent did not come for %.1f seconds",
                           far->cfg.where, far->cfg.silent_ms / 1000.0);
@@ -266,7 +269,7 @@ static int send_request(struct td_fetch *f, struct td_conn *c, struct td_error *
     pthread_mutex_lock(&far->mutex);
     f->id = id;
     f->n_accepts = 1;
-    f->is_accepted = f->is_gone = false;
+    f->is_accepted = f->is_gone = f->is_cancel_said = false;
     f->over_ns = 0;
     f->sign_ns = td_clock_ns();
     f->progress = (struct td_wire_progress){0};
@@ -304,7 +307,7 @@ int td_fetch_resume(struct td_fetch *f, struct td_conn *c, struct td_error *err)
     pthread_mutex_lock(&far->mutex);
     const bool was_accepted = f->is_accepted;
     f->n_accepts = 1;
-    f->is_final_here = f->is_mended = false;
+    f->is_final_here = f->is_mended = f->is_cancel_said = false;
     f->sign_ns = td_clock_ns();
     pthread_mutex_unlock(&far->mutex);
     if (was_accepted) f->n_resumed++;
@@ -407,7 +410,7 @@ static void finish(struct td_fetch *f, enum td_fetch_state state, int code,
     f->code = code;
     if (code) f->err = *why;
     const bool is_to_tell =
-        code && !f->is_over_there && !f->is_cancelled && far->conn && !far->conn->code;
+        code && !f->is_over_there && !f->is_cancel_said && far->conn && !far->conn->code;
     far->n_events++;
     pthread_cond_broadcast(&far->changed);
     pthread_mutex_unlock(&far->mutex);
@@ -595,6 +598,7 @@ void td_fetch_cancel(struct td_fetch *f)
     f->is_cancelled = true;
     struct td_conn *c = is_first && far->conn && !far->conn->code ? far->conn : NULL;
     if (c) c->n_users++;
+    if (c) f->is_cancel_said = true;
     const uint64_t id = f->id;
     pthread_mutex_unlock(&far->mutex);
     if (is_first) td_recv_stop(f->recv, td_fail(&why, TD_ECANCEL, "cancelled"), &why);

@@ -401,6 +401,56 @@ static void a_cancelled_request_ends_there_too(void **state)
     close_house(&h);
 }
 
+static void cancel_at_mark(void *ctx, uint32_t i_fault, const struct fault *fault)
+{
+    (void)i_fault;
+    struct td_fetch **f = ctx;
+    if (fault->kind == FAULT_MARK) td_fetch_cancel(*f);
+}
+
+// Cancelled while the connection is being made anew: the far side hears of it all the same.
+static void a_cancel_in_a_break_is_told(void **state)
+{
+    (void)state;
+    struct house h = {.lease_ms = 600000, .tokens_per_s = 2000};
+    open_house(&h);
+    struct fault_proxy *proxy = fault_proxy_open("127.0.0.1", 0, "127.0.0.1", h.port);
+    assert_non_null(proxy);
+    struct td_fetch *f;
+    fault_proxy_watch(proxy, &f, cancel_at_mark);
+    // Connection 0 is control, 1 data, 2 control again.
+    const struct fault_plan plan = {.n_faults = 2,
+                                    .faults = {{.kind = FAULT_CUT,
+                                                .i_conn = 1,
+                                                .direction = FAULT_TO_CLIENT,
+                                                .at_byte = 60000,
+                                                .is_all = true},
+                                               {.kind = FAULT_MARK,
+                                                .i_conn = 2,
+                                                .direction = FAULT_TO_CLIENT,
+                                                .at_byte = 1,
+                                                .ms = 50}}};
+    fault_proxy_begin(proxy, &plan);
+    struct near n;
+    OK(open_near(&n, fault_proxy_port(proxy), NULL, NULL));
+    new_tokens(800);
+    OK(td_fetch_begin(&f, n.far, n.session, g_tokens, 500, &err));
+    assert_int_equal(wait_for(f), TD_FETCH_ENDED);
+    assert_int_equal(err.code, TD_ECANCEL);
+    struct td_host_report there;
+    const uint64_t t0 = td_clock_ns();
+    do {
+        nap_ms(5);
+        td_host_report(h.host, &there);
+    } while (there.n_requests > 0 && seconds_since(t0) < 20);
+    assert_int_equal(there.n_requests, 0);
+    assert_true(td_far_is_up(n.far)); // nobody went away
+    td_fetch_end(f);
+    close_near(&n);
+    fault_proxy_close(proxy);
+    close_house(&h);
+}
+
 // Cut, reset or damaged at many bytes of either connection: goes on where it was.
 static void a_broken_link_is_mended(void **state)
 {
@@ -513,6 +563,7 @@ int main(void)
         cmocka_unit_test(q8_0_is_half_the_bytes_and_nearly_the_same),
         cmocka_unit_test(who_differs_is_refused),
         cmocka_unit_test(a_cancelled_request_ends_there_too),
+        cmocka_unit_test(a_cancel_in_a_break_is_told),
         cmocka_unit_test(a_broken_link_is_mended),
         cmocka_unit_test(what_came_before_the_end_is_kept),
         cmocka_unit_test(a_restarted_peer_leaves_what_is_whole),
