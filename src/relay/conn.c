@@ -377,6 +377,10 @@ static int open_control(struct td_conn *c, struct td_error *err)
         code = TD_EARG;
         if (err) err->code = code;
     }
+    if (code == TD_EIO && !cfg->key && err) {
+        const struct td_error why = *err;
+        (void)td_fail(err, code, "%s; perhaps it wants a key (--key)", why.msg);
+    }
     if (!code && !(c->theirs.identity.kv_types & 1u << cfg->kv_type))
         code = td_fail(err, TD_EARG, "%s cannot send KV as %s", peer_of(c),
                        td_type_info(cfg->kv_type)->name);

@@ -78,11 +78,22 @@ const char *td_remote_path_text(enum td_remote_path path)
 
 // ---- peers ------------------------------------------------------------------------------------
 
+static const char *last_colon(const char *at, size_t n)
+{
+    while (n > 0 && at[n - 1] != ':') n--;
+    return n > 0 ? at + n - 1 : NULL;
+}
+
 static int add_peer(struct td_remote *r, const char *at, size_t n, struct td_error *err)
 {
     while (n && *at == ' ') at++, n--;
     while (n && at[n - 1] == ' ') n--;
     if (n == 0) return td_fail(err, TD_EARG, "--prefill: an empty address in '%s'", r->cfg.peers);
+    // What is written wrong is said at once, and not for every prompt that is then read here.
+    const char *colon = last_colon(at, n);
+    if (!colon || colon == at || colon + 1 == at + n)
+        return td_fail(err, TD_EARG, "--prefill: '%.*s' is not HOST:PORT", n < 80 ? (int)n : 80,
+                       at);
     if (n >= MAX_WHERE) return td_fail(err, TD_EARG, "--prefill: an address of %zu bytes", n);
     if (r->n_peers == TD_REMOTE_MAX_PEERS)
         return td_fail(err, TD_EARG, "--prefill: more than %d peers", TD_REMOTE_MAX_PEERS);

@@ -109,6 +109,8 @@ is path local
 # ---- who may not ----------------------------------------------------------------------------
 there 1 --key "$TMP/other" --prefill-policy require
 says "key"
+there 1 --prefill-policy require
+says "--key"
 there 0 --key "$TMP/other"
 same "$TMP/here.npy" "$TMP/there.npy"
 is path local

@@ -315,8 +315,8 @@ static void a_cancelled_prompt_leaves_the_session_usable(void **state)
 static void a_list_of_peers_is_checked(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"", ",", "a:1,,b:2", "a:1,",
-                                      "a:1,b:1,c:1,d:1,e:1,f:1,g:1,h:1,i:1"};
+    static const char *const bad[] = {"",  ",",  "a:1,,b:2", "a:1,",
+                                      "a", "a:", ":1",       "a:1,b:1,c:1,d:1,e:1,f:1,g:1,h:1,i:1"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct td_remote *r;
         const struct td_remote_config cfg = {.peers = bad[i]};
