@@ -384,7 +384,7 @@ int td_fetch_ask(struct td_fetch **out, struct td_far *far, struct td_session *s
     pthread_mutex_unlock(&far->mutex);
     // A connection that breaks now is mended as one that breaks later.
     struct td_error ignored;
-    code = send_request(f, far->conn, &ignored);
+    (void)send_request(f, far->conn, &ignored);
     *out = f;
     return TD_OK;
 }
