@@ -167,7 +167,7 @@ else
         note_skipped "$root/asan-tests.log" asan/
     }
     step tsan tsan_build && {
-        step tsan-tests tests "$root/tsan" -R '^test_(team|session|kv|vectors|synth|probe|trouble)$'
+        step tsan-tests tests "$root/tsan" -R '^test_(team|session|kv|kv_write|pace|vectors|synth|probe|trouble|link|listen|stream|host|far|relay|remote|faults)$'
         note_skipped "$root/tsan-tests.log" tsan/
     }
     step neon neon
