@@ -35,7 +35,7 @@ int td_bench_fill_noise(const struct td_app *app, struct td_session *s, const in
                         uint32_t depth, struct td_error *err)
 {
     const uint32_t n_layers = app->model->spec.n_layers;
-    size_t most = 0;
+    size_t most = 2; // bytes of a position
     for (uint32_t il = 0; il < n_layers; il++)
         if (layer_bytes(app, il) > most) most = layer_bytes(app, il);
     const size_t n_values = SPAN_TOKENS * most / (app->kv_f32 ? 4 : 2);

@@ -209,7 +209,7 @@ int td_cmd_plan(const struct td_config *cfg)
     struct td_plan_question *q = calloc(1, sizeof(*q));
     if (code == TD_OK && !q) code = td_fail(&err, TD_ENOMEM, "no memory for the question");
     int exit_code = TD_EXIT_FAIL;
-    if (code != TD_OK) {
+    if (code != TD_OK || !q) {
         exit_code = td_app_fail(&err);
     } else if (is_check) {
         exit_code = td_plan_validate_cmd(cfg, w);

@@ -44,7 +44,7 @@ static void print_table(const struct cell *cells, uint32_t n_rows, uint32_t n_co
         if (len > width[i % n_columns]) width[i % n_columns] = len;
     }
     for (uint32_t row = 0; row < n_rows; row++) {
-        print_row(cells + row * n_columns, n_columns, width, is_md);
+        print_row(cells + (size_t)row * n_columns, n_columns, width, is_md);
         if (row == 0 && is_md)
             for (uint32_t i = 0; i < n_columns; i++)
                 printf(i + 1 < n_columns ? (i ? "|--:" : "|---") : "|--:|\n");
@@ -109,7 +109,7 @@ static void print_machines(const struct td_plan_question *q, bool with_power)
     memset(cells, 0, sizeof(cells));
     for (uint32_t i = 0; i < n_columns; i++) put(&cells[i], heads[i]);
     for (uint32_t i = 0; i < q->n_machines; i++)
-        put_machine(&cells[(i + 1) * n_columns], &q->machines[i], with_power);
+        put_machine(&cells[(size_t)(i + 1) * n_columns], &q->machines[i], with_power);
     print_table(cells, q->n_machines + 1, n_columns, q->form == TD_PLAN_MD);
     puts("\nIn brackets: 90 % of new measurements lie between.");
 }
@@ -146,7 +146,7 @@ static void pair_row(void *ctx, const struct td_plan_machine *reader,
     struct pair_rows *rows = ctx;
     const struct td_split *s = &pair->split;
     if (rows->n_rows == MAX_PAIRS + 1) return;
-    struct cell *c = &rows->cells[rows->n_rows++ * 7];
+    struct cell *c = &rows->cells[(size_t)rows->n_rows++ * 7];
     snprintf(c[0].text, sizeof(c[0].text), "%.34s -> %.32s", reader->device->name,
              writer->device->name);
     short_number(c[1].text, sizeof(c[1].text), s->split_first_seconds);

@@ -143,17 +143,20 @@ int td_plan_validate_cmd(const struct td_config *cfg, struct td_world *w)
     struct td_error err = {0};
     const char *path = td_opt_text(cfg, TD_OPT_VALIDATE);
     char *text = NULL;
-    size_t n_bytes;
+    size_t n_bytes = 0;
     struct check *k = calloc(1, sizeof(*k));
-    int code = k ? td_app_read_file(path, MAX_FILE_BYTES, &text, &n_bytes, &err)
-                 : td_fail(&err, TD_ENOMEM, "no memory to validate");
+    if (!k) {
+        (void)td_fail(&err, TD_ENOMEM, "no memory to validate");
+        return td_app_fail(&err);
+    }
+    int code = td_app_read_file(path, MAX_FILE_BYTES, &text, &n_bytes, &err);
     if (code == TD_OK)
         code = td_plan_read_measurements(k->measurements, TD_PLAN_MAX_MEASUREMENTS,
                                          &k->n_measurements, path, text, n_bytes, &err);
     if (code == TD_OK)
-        code =
-            td_plan_validate(k->checked, &k->n, &td_plan_prior, k->measurements, k->n_measurements,
-                             w->devices, w->n_devices, w->models, w->n_models, &err);
+        code = td_plan_validate(
+            k->checked, &k->n, &td_plan_prior, k->measurements, k->n_measurements,
+            &(const struct td_plan_tables){w->devices, w->n_devices, w->models, w->n_models}, &err);
     if (code == TD_OK && k->n == 0)
         code = td_fail(&err, TD_EARG, "%.160s: no row has use_in_fit 1 or 2", path);
     if (code == TD_OK) {
@@ -172,12 +175,12 @@ int td_plan_calibrate_cmd(const struct td_config *cfg, struct td_world *w)
     struct td_error err = {0};
     const char *path = td_opt_text(cfg, TD_OPT_CALIBRATE);
     struct td_plan_fit *fit;
-    int code = td_plan_fit_open(&fit, &td_plan_prior, w->samples, w->n_samples, false, &err);
+    const int code = td_plan_fit_open(&fit, &td_plan_prior, w->samples, w->n_samples, false, &err);
     if (code != TD_OK) return td_app_fail(&err);
     FILE *f = fopen(path, "w");
     if (!f) {
         td_plan_fit_close(fit);
-        code = td_fail(&err, TD_EIO, "%.160s: %s", path, td_app_why(errno));
+        (void)td_fail(&err, TD_EIO, "%.160s: %s", path, td_app_why(errno));
         return td_app_fail(&err);
     }
     char date[16] = "";
@@ -199,7 +202,7 @@ int td_plan_calibrate_cmd(const struct td_config *cfg, struct td_world *w)
     fputc('\n', f);
     td_plan_fit_close(fit);
     if (fclose(f) != 0) {
-        code = td_fail(&err, TD_EIO, "%.160s: cannot be written", path);
+        (void)td_fail(&err, TD_EIO, "%.160s: cannot be written", path);
         return td_app_fail(&err);
     }
     return TD_EXIT_OK;

@@ -36,8 +36,9 @@ static void make_samples(struct td_world *w)
     for (uint32_t i = 0; i < w->n_measurements; i++) {
         const struct td_plan_measurement *m = &w->measurements[i];
         if (m->use != 1 && m->use != 2) continue;
-        if (td_plan_sample_of(&w->samples[w->n_samples], m, w->devices, w->n_devices, w->models,
-                              w->n_models))
+        if (td_plan_sample_of(
+                &w->samples[w->n_samples], m,
+                &(const struct td_plan_tables){w->devices, w->n_devices, w->models, w->n_models}))
             continue;
         w->lines[w->n_samples++] = m->line;
     }
@@ -112,8 +113,9 @@ int td_world_measured(struct td_world *w, const char *path, struct td_error *err
     free(text);
     for (uint32_t i = first; i < first + n && code == TD_OK; i++) {
         struct td_plan_sample *s = &w->samples[w->n_samples];
-        const char *why = td_plan_sample_of(s, &w->measurements[i], w->devices, w->n_devices,
-                                            w->models, w->n_models);
+        const char *why = td_plan_sample_of(
+            s, &w->measurements[i],
+            &(const struct td_plan_tables){w->devices, w->n_devices, w->models, w->n_models});
         if (why)
             code = td_fail(err, TD_EARG, "%.100s, line %u: %s", path, w->measurements[i].line, why);
         // One's own machine as it is today, measured with care: worth more than what is published.

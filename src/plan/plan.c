@@ -42,11 +42,13 @@ double td_plan_read_seconds(struct td_plan_parts *parts, const struct td_plan_co
 {
     struct td_plan_parts sum = {0}, one;
     struct td_plan_test chunk = {true, 0, goal->depth_tokens, 1, goal->chunk_tokens};
-    for (double left = goal->prompt_tokens; left > 0; left -= chunk.n_tokens) {
+    double left = goal->prompt_tokens;
+    while (left > 0) {
         chunk.n_tokens = fmin(left, goal->chunk_tokens);
         td_plan_test_time(&one, cost, device, rates, &chunk);
         add_parts(&sum, &one);
         chunk.depth_tokens += chunk.n_tokens;
+        left -= chunk.n_tokens;
     }
     if (parts) *parts = sum;
     return sum.whole;

@@ -26,11 +26,12 @@ const struct td_plan_model *td_plan_model_named(const struct td_plan_model *mode
 }
 
 const char *td_plan_sample_of(struct td_plan_sample *out, const struct td_plan_measurement *m,
-                              const struct td_plan_device *devices, uint32_t n_devices,
-                              const struct td_plan_model *models, uint32_t n_models)
+                              const struct td_plan_tables *tables)
 {
-    const struct td_plan_model *model = td_plan_model_named(models, n_models, m->model);
-    const struct td_plan_device *device = td_plan_device_named(devices, n_devices, m->device);
+    const struct td_plan_model *model =
+        td_plan_model_named(tables->models, tables->n_models, m->model);
+    const struct td_plan_device *device =
+        td_plan_device_named(tables->devices, tables->n_devices, m->device);
     const bool is_known = device && device->flop_per_s > 0 && device->bytes_per_s > 0;
     if (!model) return "the shape of this model is not known";
     if (!(m->tokens_per_s > 0)) return "no speed";
@@ -88,8 +89,7 @@ static int leave_out(struct td_plan_checked *checked, uint32_t first, uint32_t n
 int td_plan_validate(struct td_plan_checked *out, uint32_t *n_out,
                      const struct td_plan_prior *prior,
                      const struct td_plan_measurement *measurements, uint32_t n,
-                     const struct td_plan_device *devices, uint32_t n_devices,
-                     const struct td_plan_model *models, uint32_t n_models, struct td_error *err)
+                     const struct td_plan_tables *tables, struct td_error *err)
 {
     int code = TD_OK;
     uint32_t n_rows = 0;
@@ -102,8 +102,7 @@ int td_plan_validate(struct td_plan_checked *out, uint32_t *n_out,
     for (uint32_t i = 0; i < n; i++) {
         if (measurements[i].use != 1 && measurements[i].use != 2) continue;
         out[n_rows] = (struct td_plan_checked){.measurement = &measurements[i], .error = 1};
-        out[n_rows].skipped = td_plan_sample_of(&samples[n_rows], &measurements[i], devices,
-                                                n_devices, models, n_models);
+        out[n_rows].skipped = td_plan_sample_of(&samples[n_rows], &measurements[i], tables);
         n_rows++;
     }
     for (uint32_t i = 0; i < n_rows && code == TD_OK; i++) {

@@ -24,19 +24,24 @@ const struct td_plan_model *td_plan_model_named(const struct td_plan_model *mode
 // The nameplate that stands for a machine that is in no table.
 extern const struct td_plan_device td_plan_unknown_device;
 
+// Machines and models to look names up in.
+struct td_plan_tables {
+    const struct td_plan_device *devices;
+    uint32_t n_devices;
+    const struct td_plan_model *models;
+    uint32_t n_models;
+};
+
 // A sample of a measurement; NULL when it can be one, else why not.
 const char *td_plan_sample_of(struct td_plan_sample *out, const struct td_plan_measurement *m,
-                              const struct td_plan_device *devices, uint32_t n_devices,
-                              const struct td_plan_model *models, uint32_t n_models);
+                              const struct td_plan_tables *tables);
 
 // Checks the measurements (n) whose use is 1 or 2; out has room for n. Fails: TD_ENOMEM, TD_EARG
 // (fewer than two models).
 int td_plan_validate(struct td_plan_checked *out, uint32_t *n_out,
                      const struct td_plan_prior *prior,
                      const struct td_plan_measurement *measurements, uint32_t n,
-                     const struct td_plan_device *devices, uint32_t n_devices,
-                     const struct td_plan_model *models, uint32_t n_models,
-                     struct td_error *err) TD_MUST_CHECK;
+                     const struct td_plan_tables *tables, struct td_error *err) TD_MUST_CHECK;
 
 // Errors of some of the checked, in fractions.
 struct td_plan_summary {

@@ -469,17 +469,20 @@ static int count_there(const struct td_sending *s, const uint32_t *marks,
     const uint32_t n = s->n_sent;
     struct td_ledger_record *records = calloc(n ? n : 1, sizeof(*records));
     bool *is_there = calloc(n ? n : 1, sizeof(*is_there));
-    int code = TD_OK;
-    if (!records || !is_there) code = td_fail(err, TD_ENOMEM, "no memory to resume");
-    for (uint32_t i = 0; i < n && !code; i++) {
+    *n_out = 0;
+    if (!records || !is_there) {
+        free(records);
+        free(is_there);
+        return td_fail(err, TD_ENOMEM, "no memory to resume");
+    }
+    for (uint32_t i = 0; i < n; i++) {
         const struct td_wire_header *h = &s->line[i].h;
         records[i] = (struct td_ledger_record){.layer = TD_LEDGER_CHECKPOINT, .n = h->n};
         if (h->type == TD_WIRE_SPAN)
             records[i] = (struct td_ledger_record){td_wire_span_digest(h), h->layer, h->pos0, h->n};
     }
-    if (!code) code = td_ledger_resume(records, n, marks, s->told.n_layers, resume, is_there, err);
+    const int code = td_ledger_resume(records, n, marks, s->told.n_layers, resume, is_there, err);
     // One connection keeps the order: what arrived is the line's start.
-    *n_out = 0;
     while (!code && *n_out < n && is_there[*n_out]) ++*n_out;
     free(records);
     free(is_there);

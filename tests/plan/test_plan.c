@@ -21,7 +21,10 @@ static void invent(struct tables *t, const struct td_plan_rates *rates, const ch
         struct td_plan_measurement *m = &t->measurements[i];
         struct td_plan_sample s;
         if (m->use != 1 && m->use != 2) continue;
-        if (td_plan_sample_of(&s, m, t->devices, t->n_devices, t->models, t->n_models)) continue;
+        if (td_plan_sample_of(
+                &s, m,
+                &(const struct td_plan_tables){t->devices, t->n_devices, t->models, t->n_models}))
+            continue;
         if (model && strcmp(m->model, model) != 0) continue;
         m->tokens_per_s = factor * td_plan_test_tokens(&s.test) /
                           td_plan_test_time(NULL, &s.cost, &s.device, rates, &s.test);
@@ -65,10 +68,11 @@ static void test_knows_the_truth(void **state)
     t->measurements[5].use = 0;
     static struct td_plan_checked checked[TD_PLAN_MAX_MEASUREMENTS];
     uint32_t n;
-    assert_int_equal(td_plan_validate(checked, &n, &td_plan_prior, t->measurements,
-                                      t->n_measurements, t->devices, t->n_devices, t->models,
-                                      t->n_models, &err),
-                     TD_OK);
+    assert_int_equal(
+        td_plan_validate(
+            checked, &n, &td_plan_prior, t->measurements, t->n_measurements,
+            &(const struct td_plan_tables){t->devices, t->n_devices, t->models, t->n_models}, &err),
+        TD_OK);
     assert_int_equal(n, t->n_measurements - 1);
     struct td_plan_summary s;
     assert_int_equal(td_plan_summarize(&s, checked, n, TD_PLAN_EVERYTHING, NULL, NULL, &err),
@@ -111,13 +115,17 @@ static void test_leaves_out(void **state)
     static struct td_plan_checked a[TD_PLAN_MAX_MEASUREMENTS], b[TD_PLAN_MAX_MEASUREMENTS];
     uint32_t n, n_same = 0;
     assert_int_equal(td_plan_validate(a, &n, &td_plan_prior, t->measurements, t->n_measurements,
-                                      t->devices, t->n_devices, t->models, t->n_models, &err),
+                                      &(const struct td_plan_tables){t->devices, t->n_devices,
+                                                                     t->models, t->n_models},
+                                      &err),
                      TD_OK);
     for (uint32_t i = 0; i < t->n_measurements; i++)
         if (strcmp(t->measurements[i].model, "gpt-oss-120b") == 0)
             t->measurements[i].tokens_per_s *= 3;
     assert_int_equal(td_plan_validate(b, &n, &td_plan_prior, t->measurements, t->n_measurements,
-                                      t->devices, t->n_devices, t->models, t->n_models, &err),
+                                      &(const struct td_plan_tables){t->devices, t->n_devices,
+                                                                     t->models, t->n_models},
+                                      &err),
                      TD_OK);
     for (uint32_t i = 0; i < n; i++) {
         if (strcmp(a[i].measurement->model, "gpt-oss-120b") != 0) continue;
@@ -131,8 +139,10 @@ static void test_leaves_out(void **state)
     for (uint32_t i = 0; i < t->n_measurements; i++)
         if (strcmp(t->measurements[i].model, "gpt-oss-120b") == 0)
             t->measurements[n_one++] = t->measurements[i];
-    assert_int_equal(td_plan_validate(a, &n, &td_plan_prior, t->measurements, n_one, t->devices,
-                                      t->n_devices, t->models, t->n_models, &err),
+    assert_int_equal(td_plan_validate(a, &n, &td_plan_prior, t->measurements, n_one,
+                                      &(const struct td_plan_tables){t->devices, t->n_devices,
+                                                                     t->models, t->n_models},
+                                      &err),
                      TD_EARG);
     free(t);
 }
@@ -143,8 +153,9 @@ static struct td_plan_fit *fit_of(const struct tables *t, bool with_own)
     struct td_plan_fit *fit;
     uint32_t n = 0;
     for (uint32_t i = 0; i < t->n_measurements; i++) {
-        if (td_plan_sample_of(&samples[n], &t->measurements[i], t->devices, t->n_devices, t->models,
-                              t->n_models))
+        if (td_plan_sample_of(
+                &samples[n], &t->measurements[i],
+                &(const struct td_plan_tables){t->devices, t->n_devices, t->models, t->n_models}))
             continue;
         samples[n++].noise = with_own ? 0.01 : 0;
     }

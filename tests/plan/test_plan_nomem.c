@@ -47,8 +47,9 @@ static void test_fitting(void **state)
     struct tables *t = read_tables();
     struct td_plan_sample samples[3];
     for (int i = 0; i < 3; i++)
-        assert_null(td_plan_sample_of(&samples[i], &t->measurements[i], t->devices, t->n_devices,
-                                      t->models, t->n_models));
+        assert_null(td_plan_sample_of(
+            &samples[i], &t->measurements[i],
+            &(const struct td_plan_tables){t->devices, t->n_devices, t->models, t->n_models}));
     int code = TD_ENOMEM;
     for (uint32_t k = 1; code != TD_OK; k++) {
         struct td_plan_fit *fit;
@@ -72,8 +73,9 @@ static void test_validating(void **state)
     int code = TD_ENOMEM;
     for (uint32_t k = 1; code != TD_OK; k++) {
         n_until_failure = k;
-        code = td_plan_validate(checked, &n, &td_plan_prior, t->measurements, 60, t->devices,
-                                t->n_devices, t->models, t->n_models, &err);
+        code = td_plan_validate(
+            checked, &n, &td_plan_prior, t->measurements, 60,
+            &(const struct td_plan_tables){t->devices, t->n_devices, t->models, t->n_models}, &err);
         n_until_failure = 0;
         assert_true(code == TD_OK || code == TD_ENOMEM);
         assert_true(k < 100);
