@@ -17,6 +17,14 @@ class Trouble(Exception):
     pass
 
 
+def _end(number, _):
+    raise SystemExit(128 + number)
+
+
+# Ended by `timeout` or `kill`, a script still takes away its processes and namespaces.
+signal.signal(signal.SIGTERM, _end)
+
+
 class Lab:
     """A folder that goes away, with a key and a cache of its own; the program's environment."""
 
