@@ -93,28 +93,28 @@ static int write_rates(struct td_host_peer *peer, struct td_error *err)
 }
 
 // A frame of filler. Without the mutex; is_data_used keeps the connection.
-static int write_filler(struct td_host_peer *peer, uint64_t request, uint32_t n_bytes,
-                        struct td_error *err)
+static int write_filler(struct td_host *host, struct td_frames *data, uint64_t request,
+                        uint32_t n_bytes, struct td_error *err)
 {
-    struct td_wire_header h = {
-        .version = peer->data->version, .type = TD_WIRE_BLAST, .request = request};
+    struct td_wire_header h = {.version = data->version, .type = TD_WIRE_BLAST, .request = request};
     uint8_t header[TD_WIRE_HEADER_BYTES];
-    td_wire_seal(header, &h, peer->host->filler, n_bytes);
-    return td_frames_write_bulk(peer->data, header, peer->host->filler, n_bytes, err);
+    td_wire_seal(header, &h, host->filler, n_bytes);
+    return td_frames_write_bulk(data, header, host->filler, n_bytes, err);
 }
 
 static void blast(struct td_host_peer *peer)
 {
     struct td_host *host = peer->host;
     struct td_host_probe *p = &peer->probe;
+    struct td_frames *data = peer->data; // the peer may be told of another one meanwhile, or none
     const uint64_t n_left = p->size_bytes - p->n_bytes;
     const uint32_t n = n_left < TD_WIRE_MAX_DATA ? (uint32_t)n_left : TD_WIRE_MAX_DATA;
     const uint64_t request = p->request;
     peer->is_data_used = true;
     pthread_mutex_unlock(&host->mutex);
     struct td_error err;
-    const int code = write_filler(peer, request, n, &err);
-    if (code) td_link_cancel(peer->data->link); // its own thread hears of it
+    const int code = write_filler(host, data, request, n, &err);
+    if (code) td_link_cancel(data->link); // its own thread hears of it
     pthread_mutex_lock(&host->mutex);
     peer->is_data_used = false;
     p->n_bytes += n;

@@ -56,10 +56,14 @@ static void *house_main(void *ctx)
     return NULL;
 }
 
-static void open_house_of(struct house *h, double prefill_tokens_per_s, const uint8_t weights[32])
+// pace: tokens per second that are really held; 0: as fast as it can.
+static void open_house_of(struct house *h, double prefill_tokens_per_s, const uint8_t weights[32],
+                          double pace)
 {
     *h = (struct house){0};
     h->engine = open_engine_cfg(g_model, config(CHUNK, 1));
+    const struct td_pace slow = {.prefill = speed(pace)};
+    td_engine_pace(h->engine, &slow);
     OK(td_listener_open(&h->listener, "127.0.0.1:0", &key_a, NULL, &err));
     (void)snprintf(h->where, sizeof(h->where), "127.0.0.1:%u", td_listener_port(h->listener));
     OK(td_peer_init(&h->peer, TD_WIRE_PREFILL, &g_model->spec, g_digest, weights, TD_F16, &err));
@@ -78,7 +82,7 @@ static void open_house_of(struct house *h, double prefill_tokens_per_s, const ui
 
 static void open_house(struct house *h, double prefill_tokens_per_s)
 {
-    open_house_of(h, prefill_tokens_per_s, g_digest);
+    open_house_of(h, prefill_tokens_per_s, g_digest, 0);
 }
 
 static void close_house(struct house *h)
@@ -266,7 +270,7 @@ static void other_weights_are_said_as_long_as_they_count(void **state)
     (void)state;
     static const uint8_t other[32] = {2};
     struct house far;
-    open_house_of(&far, 1000, other);
+    open_house_of(&far, 1000, other, 0);
     struct home h;
     open_home(&h, far.where, TD_REMOTE_AUTO, 1);
     OK(read_prompt(&h, N)); // refused: the flag is not set
@@ -296,16 +300,13 @@ static void a_cancelled_prompt_leaves_the_session_usable(void **state)
 {
     (void)state;
     struct house far;
-    open_house(&far, 1000);
-    const struct td_pace slow = {.prefill = speed(200)};
-    td_engine_pace(far.engine, &slow);
+    open_house_of(&far, 1000, g_digest, 200);
     struct home h;
     open_home(&h, far.where, TD_REMOTE_REQUIRE, 1);
     const struct td_remote_ask ask = {
         .tokens = g_tokens, .n = 500, .remote_progress = stop_at_once};
     assert_int_equal(td_remote_sync(h.remote, h.session, &ask, &h.stats, &err), TD_ECANCEL);
     assert_int_equal(td_session_state(h.session), TD_SESSION_IDLE);
-    td_engine_pace(far.engine, NULL);
     OK(read_prompt(&h, N));
     assert_read(&h, N, h.stats.path);
     close_home(&h);
