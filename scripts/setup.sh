@@ -48,6 +48,7 @@ lib jansson libjansson-dev jansson-devel jansson
 lib libedit libedit-dev libedit-devel libedit
 lib openssl libssl-dev openssl-devel openssl@3
 lib libxxhash libxxhash-dev xxhash-devel xxhash
+lib libmicrohttpd libmicrohttpd-dev libmicrohttpd-devel libmicrohttpd
 lib cmocka libcmocka-dev libcmocka-devel cmocka
 LIST
 }
