@@ -33,6 +33,10 @@ struct td_job_spec {
     const char *const *stops; // (n_stops)
     uint32_t n_stops;
     bool is_chat;    // what is written is harmony: channels and tool calls; else plain text
+    // With is_chat: how many of the prompt's last tokens are the answer's beginning, chosen by the
+    // caller (a call of a certain function, the final channel at once). What reads the answer is
+    // fed with them before the first token; their events are given out as if they were written.
+    uint32_t n_begun;
     bool ignore_end; // goes on after the token that ends an answer
     bool wants_logprobs;
     uint32_t n_top;  // 0 .. TD_JOB_MAX_TOP, with wants_logprobs
