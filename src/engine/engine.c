@@ -3,6 +3,7 @@
 // here; what a session is and wants lives in session.c.
 #include "engine/engine_impl.h"
 
+#include "base/num.h"
 #include "base/os.h"
 
 #include <stdlib.h>
@@ -53,6 +54,7 @@ int td_engine_open(struct td_engine **out, const struct td_model *model,
         td_engine_close(e);
         return failure;
     }
+    e->max_prompt_rows = UINT32_MAX;
     e->snapshot_bytes = one_snapshot_bytes(e);
     e->watch.cancel = &e->is_cancelled;
     *out = e;
@@ -72,6 +74,16 @@ void td_engine_close(struct td_engine *e)
 const struct td_model *td_engine_model(const struct td_engine *e)
 {
     return e->model;
+}
+
+const struct td_backend *td_engine_backend(const struct td_engine *e)
+{
+    return e->backend;
+}
+
+void td_engine_limit_rows(struct td_engine *e, uint32_t n_rows)
+{
+    e->max_prompt_rows = n_rows ? n_rows : UINT32_MAX;
 }
 
 void td_engine_report(const struct td_engine *e, struct td_device_report *out)
@@ -99,10 +111,10 @@ struct plan {
     uint32_t n_parts, n_rows, n_logits;
 };
 
-// Adds as many of the session's pending rows as fit.
-static void add(struct td_engine *e, struct plan *p, struct td_session *s)
+// Adds as many of the session's pending rows as fit into a batch of max_rows.
+static void add(struct td_engine *e, struct plan *p, struct td_session *s, uint32_t max_rows)
 {
-    const uint32_t rows_left = e->cfg.device.max_rows - p->n_rows;
+    const uint32_t rows_left = max_rows - p->n_rows;
     const uint32_t logits_left = e->cfg.device.max_logits_rows - p->n_logits;
     const uint32_t n_pending = pending(s);
     uint32_t n = n_pending < rows_left ? n_pending : rows_left;
@@ -125,12 +137,15 @@ static void add(struct td_engine *e, struct plan *p, struct td_session *s)
 static void add_round(struct td_engine *e, struct plan *p, bool is_single,
                       struct td_session **after)
 {
+    const uint32_t rows_left = e->cfg.device.max_rows - p->n_rows;
+    const uint32_t max_rows =
+        p->n_rows + (is_single ? rows_left : td_min_u32(rows_left, e->max_prompt_rows));
     struct td_session *s = *after ? *after : e->sessions;
-    for (uint32_t i = 0; s && i < e->n_sessions && p->n_rows < e->cfg.device.max_rows; i++) {
+    for (uint32_t i = 0; s && i < e->n_sessions && p->n_rows < max_rows; i++) {
         const uint32_t n_pending = pending(s);
         if (is_single ? n_pending == 1 : n_pending > 1) {
             const uint32_t n_before = p->n_parts;
-            add(e, p, s);
+            add(e, p, s, max_rows);
             if (p->n_parts > n_before) *after = s->next;
         }
         s = s->next ? s->next : e->sessions;

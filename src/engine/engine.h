@@ -32,6 +32,7 @@ int td_engine_open(struct td_engine **out, const struct td_model *model,
 void td_engine_close(struct td_engine *engine); // after its sessions
 
 const struct td_model *td_engine_model(const struct td_engine *engine);
+const struct td_backend *td_engine_backend(const struct td_engine *engine);
 void td_engine_report(const struct td_engine *engine, struct td_device_report *out);
 // Times of the device's steps: time_steps and step_times of struct td_backend.
 int td_engine_time_steps(struct td_engine *engine, bool on, struct td_error *err) TD_MUST_CHECK;
@@ -49,15 +50,15 @@ enum td_session_state {
 };
 enum td_session_state td_session_state(const struct td_session *s);
 uint32_t td_session_len(const struct td_session *s); // tokens of the timeline
-uint32_t td_session_reused(
-    const struct td_session *s); // of the last want: tokens not computed again
+// Of the last want: tokens that are not computed again.
+uint32_t td_session_reused(const struct td_session *s);
 uint64_t td_session_snapshot_bytes(const struct td_session *s);
 
-// The timeline shall be tokens[0, n): keeps the longest usable prefix (current KV or a snapshot)
-// and leaves the rest to td_engine_step. The last token is always computed, so that its logits
-// appear. marks: ascending token counts in [1, n] after which a snapshot should be kept (message
-// boundaries); n itself always gets one. Fails: TD_EARG (n == 0, token out of range), TD_EFULL (n >
-// n_ctx).
+// The timeline shall be tokens[0, n): keeps the longest usable prefix (current KV or a snapshot;
+// with td_engine_cache also those of other conversations) and leaves the rest to td_engine_step.
+// The last token is always computed, so that its logits appear. marks: ascending token counts in
+// [1, n] after which a snapshot should be kept (message boundaries); n itself always gets one.
+// Fails: TD_EARG (n == 0, token out of range), TD_EFULL (n > n_ctx).
 int td_session_want(struct td_session *s, const int32_t *tokens, uint32_t n, const uint32_t *marks,
                     uint32_t n_marks, struct td_error *err) TD_MUST_CHECK;
 
@@ -84,6 +85,10 @@ int td_session_append(struct td_session *s, int32_t token, struct td_error *err)
 int td_engine_step(struct td_engine *engine, uint32_t *n_rows_out,
                    struct td_error *err) TD_MUST_CHECK;
 
+// Rows of prompts in one step at most, so that answers which run beside them do not wait for long;
+// single rows come on top. 0, as opened: what the device takes. Changes no result.
+void td_engine_limit_rows(struct td_engine *engine, uint32_t n_rows);
+
 // Logits (n_vocab) of the last token of a READY session; valid until its next step.
 const float *td_session_logits(const struct td_session *s);
 
@@ -106,21 +111,57 @@ int td_session_eval(struct td_session *s, const int32_t *tokens, uint32_t n, td_
 // Any thread: the session's work ends within one layer, the step returns TD_ECANCEL.
 void td_session_cancel(struct td_session *s);
 
-// How the next token is chosen. Order: penalties none; temperature; top-k; top-p; min-p; draw.
+struct td_logit_bias {
+    int32_t token;
+    float bias; // added to its logit
+};
+#define TD_MAX_LOGIT_BIAS 1024
+
+// How the next token is chosen. Order: bias; repeat penalty; frequency and presence penalties;
+// temperature; top-k; top-p; min-p; draw. Zero is "none" for all that follows seed.
 struct td_sampling {
     float temp;     // 0: the most likely token (the lowest id among equals)
     uint32_t top_k; // 0: all
     float top_p;    // 1: all
     float min_p;    // 0: all; relative to the most likely
     uint64_t seed;
+    // Tokens among the last repeat_last_n of prompt and answer: a positive logit is divided by
+    // repeat_penalty, another multiplied. 0 or 1: none.
+    float repeat_penalty;
+    uint32_t repeat_last_n; // 0: 64
+    // Tokens of the answer so far: their logits lose presence_penalty once, and frequency_penalty
+    // for each time. -2 to 2.
+    float presence_penalty, frequency_penalty;
+    const struct td_logit_bias *bias; // (n_bias), copied; of several for one token the sum counts
+    uint32_t n_bias;
 };
 struct td_sampler;
+// Fails: TD_EARG for what lies out of range (also a bias beyond the vocabulary), TD_ENOMEM.
 int td_sampler_open(struct td_sampler **out, const struct td_sampling *cfg, uint32_t n_vocab,
                     struct td_error *err) TD_MUST_CHECK;
 void td_sampler_close(struct td_sampler *sampler);
 uint32_t td_sampler_n_vocab(const struct td_sampler *sampler); // as opened
+// Another answer begins: forgets what was written; the end of the prompt counts for the repeat
+// penalty. Without it, an answer after nothing.
+void td_sampler_begin(struct td_sampler *sampler, const int32_t *prompt, uint32_t n_prompt);
 // Chooses from logits (n_vocab). No allocation.
 int32_t td_sampler_draw(struct td_sampler *sampler, const float *logits);
+// A token was written: penalties count it. td_session_next does this for what it draws. No
+// allocation. Tokens out of the vocabulary are ignored.
+void td_sampler_accept(struct td_sampler *sampler, int32_t token);
+
+// How likely tokens are: natural logarithms of the model's own distribution, before bias,
+// penalties and temperature.
+struct td_logprob {
+    int32_t token;
+    float logprob; // -INFINITY for what cannot be
+};
+#define TD_MAX_LOGPROBS 20
+// Of `token` (*chosen_out, may be NULL) and of the n_top <= TD_MAX_LOGPROBS likeliest, descending,
+// the lowest id first among equals; returns how many there are (NaN logits count as impossible). No
+// allocation. Pure.
+uint32_t td_logprobs(const float *logits, uint32_t n_vocab, int32_t token, float *chosen_out,
+                     struct td_logprob *top_out, uint32_t n_top);
 
 // One token of the answer: computes the pending token if there is one, samples, appends it as
 // pending. The token is part of the timeline at once; its KV is computed by the following call.
@@ -128,6 +169,53 @@ int32_t td_sampler_draw(struct td_sampler *sampler, const float *logits);
 // vocabulary.
 int td_session_next(struct td_session *s, struct td_sampler *sampler, int32_t *token_out,
                     struct td_error *err) TD_MUST_CHECK;
+
+// ---- KV of conversations that are over --------------------------------------------------------
+//
+// With a cache, a timeline that a session leaves (for another, by retiring, by closing) is kept,
+// with its snapshots, and every want looks for the longest usable prefix among the session's own
+// KV, what is kept, and the other sessions. Pages are shared, not copied. What was used longest ago
+// goes first: beyond max_bytes, and whenever a step or a reserve finds the pool full, before
+// snapshots of sessions. Not kept is the end of a timeline that is only the answer to a prompt
+// when the session goes on from that prompt: a next turn drops or repeats it.
+
+// Bytes that only kept conversations hold. 0, as opened: nothing is kept, sessions take nothing
+// from one another. UINT64_MAX: as long as the pool has room.
+void td_engine_cache(struct td_engine *engine, uint64_t max_bytes);
+struct td_cache_stats {
+    uint64_t bytes;        // now, of pages that only kept conversations hold
+    uint32_t n_kept;       // now
+    uint64_t n_hits;       // wants that took something from the cache or from another session
+    uint64_t n_hit_tokens; // of these: tokens taken
+    uint64_t n_evicted;    // kept conversations given up for room
+};
+void td_engine_cache_stats(const struct td_engine *engine, struct td_cache_stats *out);
+// The conversation rests: what is computed goes to the cache and the session is empty and IDLE.
+// With this after each answer it does not matter which session takes the next turn. Without a
+// cache the session keeps what it has.
+void td_session_retire(struct td_session *s);
+
+// A timeline and where it can be taken up, for whoever stores it. Valid until the next call that
+// changes a session or steps. Places are ascending; `kv` of each holds its position.
+#define TD_MAX_PLACES 257
+struct td_place {
+    struct td_kv *kv;
+    uint32_t pos;
+    bool is_mark; // a message boundary or the end of a prompt
+};
+struct td_timeline {
+    const int32_t *tokens; // (n) computed
+    uint32_t n;
+    uint32_t n_prompt; // of these, what the last want asked for; the rest is an answer
+    struct td_place places[TD_MAX_PLACES];
+    uint32_t n_places;
+};
+void td_session_timeline(const struct td_session *s, struct td_timeline *out);
+// The i-th kept conversation, the one used last first; false beyond the last.
+bool td_engine_kept(const struct td_engine *engine, uint32_t i, struct td_timeline *out);
+// Keeps the present length of an IDLE session as a place to return to (for who adopts a timeline
+// piece by piece).
+void td_session_mark(struct td_session *s);
 
 // The KV of the session, for whoever moves it (relay, disk). NULL never.
 struct td_kv *td_session_kv(struct td_session *s);

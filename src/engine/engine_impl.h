@@ -50,6 +50,8 @@ struct td_engine {
     struct td_session *after;
     struct td_session *after_single;
     uint32_t n_sessions;
+    uint32_t max_prompt_rows; // of one step
+    uint64_t max_cache_bytes;
     struct td_batch_part *parts; // (max_rows)
     struct td_session **part_of; // (max_rows): session of each part
     float *logits;               // (max_logits_rows, n_vocab)

@@ -260,6 +260,8 @@ int td_session_next(struct td_session *s, struct td_sampler *sampler, int32_t *t
         return td_fail(err, TD_EFULL, "the context of %u tokens is full", s->n_ctx);
     const int32_t token = td_sampler_draw(sampler, s->logits);
     code = td_session_append(s, token, err);
-    if (code == TD_OK) *token_out = token;
-    return code;
+    if (code != TD_OK) return code;
+    td_sampler_accept(sampler, token);
+    *token_out = token;
+    return TD_OK;
 }

@@ -47,8 +47,16 @@ static void decoding_allocates_nothing(void **state)
     struct td_engine *e = open_engine_cfg(m, config(64, 2));
     struct td_session *s = open_session(e, 700);
     struct td_sampler *sampler;
-    const struct td_sampling sampling = {
-        .temp = 1, .top_k = 50, .top_p = 0.9f, .min_p = 0.01f, .seed = 1};
+    const struct td_sampling sampling = {.temp = 1,
+                                         .top_k = 50,
+                                         .top_p = 0.9f,
+                                         .min_p = 0.01f,
+                                         .seed = 1,
+                                         .repeat_penalty = 1.1f,
+                                         .presence_penalty = 0.5f,
+                                         .frequency_penalty = 0.5f,
+                                         .bias = &(struct td_logit_bias){7, 1},
+                                         .n_bias = 1};
     OK(td_sampler_open(&sampler, &sampling, 1024, &err));
     int32_t tokens[100];
     struct td_rng rng = {1};
@@ -58,7 +66,13 @@ static void decoding_allocates_nothing(void **state)
     atomic_store(&g_n_allocs, 0);
     // Across many page boundaries, and window pages that come and go.
     int32_t token;
-    for (int i = 0; i < 500; i++) OK(td_session_next(s, sampler, &token, &err));
+    struct td_logprob top[TD_MAX_LOGPROBS];
+    td_sampler_begin(sampler, tokens, 100);
+    for (int i = 0; i < 500; i++) {
+        OK(td_session_next(s, sampler, &token, &err));
+        OK(td_engine_step(e, NULL, &err));
+        (void)td_logprobs(td_session_logits(s), 1024, token, NULL, top, TD_MAX_LOGPROBS);
+    }
     assert_int_equal(atomic_load(&g_n_allocs), 0);
     td_sampler_close(sampler);
     td_session_close(s);

@@ -153,14 +153,129 @@ static void impossible_settings_are_refused(void **state)
 {
     (void)state;
     const struct td_sampling bad[] = {
-        {.temp = -1, .top_p = 1},   {.temp = NAN, .top_p = 1}, {.temp = 1, .top_p = 0},
-        {.temp = 1, .top_p = 1.5f}, {.temp = 1, .top_p = NAN}, {.temp = 1, .top_p = 1, .min_p = 2},
+        {.temp = -1, .top_p = 1},
+        {.temp = NAN, .top_p = 1},
+        {.temp = 1, .top_p = 0},
+        {.temp = 1, .top_p = 1.5f},
+        {.temp = 1, .top_p = NAN},
+        {.temp = 1, .top_p = 1, .min_p = 2},
+        {.top_p = 1, .repeat_penalty = -1},
+        {.top_p = 1, .repeat_penalty = NAN},
+        {.top_p = 1, .presence_penalty = 2.5f},
+        {.top_p = 1, .presence_penalty = NAN},
+        {.top_p = 1, .frequency_penalty = -3},
+        {.top_p = 1, .bias = &(struct td_logit_bias){4, 1}, .n_bias = 1},
+        {.top_p = 1, .bias = &(struct td_logit_bias){-1, 1}, .n_bias = 1},
+        {.top_p = 1, .bias = &(struct td_logit_bias){1, NAN}, .n_bias = 1},
+        {.top_p = 1, .bias = &(struct td_logit_bias){1, INFINITY}, .n_bias = 1},
+        {.top_p = 1, .bias = &(struct td_logit_bias){1, 1}, .n_bias = TD_MAX_LOGIT_BIAS + 1},
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct td_sampler *s;
         assert_int_equal(td_sampler_open(&s, &bad[i], 4, &err), TD_EARG);
         assert_null(s);
     }
+}
+
+// Greedy draws show the order of logits: what penalties make of {2, 1.5, 1, -1}.
+static const float g_steps[4] = {2, 1.5f, 1, -1};
+
+static void penalties_do_what_their_definitions_say(void **state)
+{
+    (void)state;
+    struct td_sampler *s =
+        open_sampler((struct td_sampling){.top_p = 1, .frequency_penalty = 0.3f}, 4);
+    // 2, 1.7, then 1.5 is above 1.4, and so on.
+    const int32_t by_count[] = {0, 0, 1, 0, 1, 0, 2};
+    for (int i = 0; i < 7; i++) {
+        const int32_t t = td_sampler_draw(s, g_steps);
+        assert_int_equal(t, by_count[i]);
+        td_sampler_accept(s, t);
+    }
+    td_sampler_begin(s, NULL, 0); // all is forgotten
+    assert_int_equal(td_sampler_draw(s, g_steps), 0);
+    td_sampler_close(s);
+
+    // Once, however often.
+    s = open_sampler((struct td_sampling){.top_p = 1, .presence_penalty = 0.7f}, 4);
+    const int32_t once[] = {0, 1, 0, 0};
+    for (int i = 0; i < 4; i++) {
+        const int32_t t = td_sampler_draw(s, g_steps);
+        assert_int_equal(t, once[i]);
+        td_sampler_accept(s, t);
+    }
+    // The prompt is not what was written.
+    td_sampler_begin(s, (const int32_t[]){0, 0}, 2);
+    assert_int_equal(td_sampler_draw(s, g_steps), 0);
+    td_sampler_close(s);
+}
+
+static void the_repeat_penalty_looks_at_the_last_tokens(void **state)
+{
+    (void)state;
+    struct td_sampler *s = open_sampler(
+        (struct td_sampling){.top_p = 1, .repeat_penalty = 1.5f, .repeat_last_n = 2}, 4);
+    td_sampler_begin(s, (const int32_t[]){1, 0, -7, 99, 3}, 5);
+    assert_int_equal(td_sampler_draw(s, g_steps), 0); // what it saw last is 3
+    td_sampler_accept(s, 0);
+    assert_int_equal(td_sampler_draw(s, g_steps), 1); // 2 / 1.5 < 1.5
+    td_sampler_accept(s, 1);
+    assert_int_equal(td_sampler_draw(s, g_steps), 0); // 2 / 1.5, 1.5 / 1.5
+    td_sampler_accept(s, 2);
+    assert_int_equal(td_sampler_draw(s, g_steps), 0); // 0 is out of the last two
+    td_sampler_accept(s, 2);
+    assert_int_equal(td_sampler_draw(s, g_steps), 0); // 2 twice counts once
+    // A negative logit falls, too.
+    const float low[4] = {-1, -1.2f, -9, -9};
+    td_sampler_begin(s, (const int32_t[]){0}, 1);
+    assert_int_equal(td_sampler_draw(s, low), 1);
+    td_sampler_close(s);
+}
+
+static void a_bias_moves_a_token(void **state)
+{
+    (void)state;
+    const struct td_logit_bias bias[] = {{0, -100}, {3, 1}, {3, 2.75f}};
+    struct td_sampler *s =
+        open_sampler((struct td_sampling){.top_p = 1, .bias = bias, .n_bias = 3}, 4);
+    assert_int_equal(td_sampler_draw(s, g_steps), 3);
+    td_sampler_close(s);
+    double h[4];
+    histogram((struct td_sampling){.temp = 1, .top_p = 1, .seed = 1, .bias = bias, .n_bias = 1},
+              g_steps, 4, 2000, h);
+    assert_near(h[0], 0, 1e-12);
+}
+
+static void logprobs_are_those_of_the_distribution(void **state)
+{
+    (void)state;
+    struct td_logprob top[TD_MAX_LOGPROBS];
+    float chosen = 1;
+    assert_int_equal(td_logprobs(g_logits, 4, 2, &chosen, top, 3), 3);
+    assert_near((double)chosen, log(0.1), 1e-6);
+    const int32_t order[] = {1, 3, 0};
+    const double p[] = {0.4, 0.3, 0.2};
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(top[i].token, order[i]);
+        assert_near((double)top[i].logprob, log(p[i]), 1e-6);
+    }
+    // More than there are; a token that is none; the lowest id among equals; far beyond exp.
+    const float equal[4] = {3e4f, 3e4f, -3e38f, -INFINITY};
+    assert_int_equal(td_logprobs(equal, 4, 7, &chosen, top, 20), 4);
+    assert_true(isinf(chosen) && chosen < 0);
+    assert_int_equal(top[0].token, 0);
+    assert_int_equal(top[1].token, 1);
+    assert_near((double)top[0].logprob, log(0.5), 1e-6);
+    assert_true(isinf(top[3].logprob));
+    assert_int_equal(td_logprobs(equal, 4, 0, &chosen, NULL, 0), 0);
+    assert_near((double)chosen, log(0.5), 1e-6);
+    // What a broken model gives is survived.
+    const float strange[4] = {NAN, INFINITY, NAN, 1};
+    assert_int_equal(td_logprobs(strange, 4, 1, &chosen, top, 4), 2);
+    assert_near((double)chosen, 0, 1e-6);
+    const float none[2] = {NAN, NAN};
+    assert_int_equal(td_logprobs(none, 2, 1, &chosen, top, 4), 0);
+    assert_true(isinf(chosen) && chosen < 0);
 }
 
 int main(void)
@@ -172,6 +287,10 @@ int main(void)
         cmocka_unit_test(greedy_takes_the_lowest_id_among_equals),
         cmocka_unit_test(same_seed_same_draws),
         cmocka_unit_test(strange_logits_are_survived),
+        cmocka_unit_test(penalties_do_what_their_definitions_say),
+        cmocka_unit_test(the_repeat_penalty_looks_at_the_last_tokens),
+        cmocka_unit_test(a_bias_moves_a_token),
+        cmocka_unit_test(logprobs_are_those_of_the_distribution),
         cmocka_unit_test(impossible_settings_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

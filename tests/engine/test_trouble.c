@@ -271,6 +271,37 @@ static void marks_in_the_reused_part_count(void **state)
     td_engine_close(e);
 }
 
+// Rows of a prompt in one step are held to a limit, those of answers come on top; the chunks change
+// no bit.
+static void a_limit_of_rows_lets_answers_flow(void **state)
+{
+    (void)state;
+    struct td_rng rng = {11};
+    int32_t tokens[300];
+    random_tokens(&rng, tokens, 300, 1024);
+    struct td_engine *e = open_engine_cfg(g_model, config(64, 2));
+    struct td_session *answer = open_session(e, 300), *prompt = open_session(e, 300);
+    OK(td_session_sync(answer, tokens, 5, NULL, 0, NULL, NULL, &err));
+    OK(td_session_want(prompt, tokens, 300, NULL, 0, &err));
+    static const uint32_t limits[] = {7, 1, 64, 1000, 0};
+    static const uint32_t rows[] = {8, 2, 64, 64, 64};
+    for (int i = 0; i < 5; i++) {
+        uint32_t n_rows;
+        td_engine_limit_rows(e, limits[i]);
+        OK(td_session_append(answer, tokens[5 + i], &err));
+        OK(td_engine_step(e, &n_rows, &err));
+        assert_int_equal(n_rows, rows[i]);
+        assert_int_equal(td_session_state(answer), TD_SESSION_READY);
+    }
+    td_engine_limit_rows(e, 5);
+    while (td_session_state(prompt) != TD_SESSION_READY) OK(td_engine_step(e, NULL, &err));
+    assert_fresh(g_model, prompt, tokens, 300);
+    assert_fresh(g_model, answer, tokens, 10);
+    td_session_close(prompt);
+    td_session_close(answer);
+    td_engine_close(e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -281,6 +312,7 @@ int main(void)
         cmocka_unit_test(snapshots_cost_no_more_than_they_say),
         cmocka_unit_test(asking_again_computes_one_row),
         cmocka_unit_test(marks_in_the_reused_part_count),
+        cmocka_unit_test(a_limit_of_rows_lets_answers_flow),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
