@@ -32,7 +32,7 @@ struct td_job_spec {
     // these.
     const char *const *stops; // (n_stops)
     uint32_t n_stops;
-    bool is_chat;    // what is written is harmony: channels and tool calls; else plain text
+    bool is_chat; // what is written is harmony: channels and tool calls; else plain text
     // With is_chat: how many of the prompt's last tokens are the answer's beginning, chosen by the
     // caller (a call of a certain function, the final channel at once). What reads the answer is
     // fed with them before the first token; their events are given out as if they were written.

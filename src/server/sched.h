@@ -18,6 +18,7 @@ struct td_sched_config {
     uint32_t n_queue;                     // answers that may wait; 0: as many as slots
     uint32_t chunk;                       // rows of a step at most
     uint32_t max_gap_ms;      // aimed at: pause of a running stream, 95th percentile; 0: 1000
+    uint64_t max_kv_bytes;    // as the engine was opened with; 0: no limit but memory
     uint64_t max_cache_bytes; // KV kept of finished conversations; 0: as the engine's limit allows
     struct td_remote *remote; // peers that may read prompts; NULL: none
     struct td_kvdisk *disk;   // KV kept on disk; NULL: none

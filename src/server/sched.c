@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: MIT
+// The scheduler's thread, and the door to it.
+#include "server/sched_impl.h"
+
+#include "base/clock.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define DEFAULT_GAP_MS 1000u
+
+// ---- the thread -------------------------------------------------------------------------------
+
+// What came in since the last look goes to the queue.
+static void take_inbox(struct td_sched *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    struct td_work *w = s->inbox;
+    s->inbox = NULL;
+    s->inbox_end = &s->inbox;
+    s->has_wake = false;
+    pthread_mutex_unlock(&s->mutex);
+    while (w) {
+        struct td_work *next = w->next;
+        td_sched_enqueue(s, w);
+        w = next;
+    }
+}
+
+static void end_cancelled(struct td_sched *s)
+{
+    struct td_work **at = &s->queue;
+    while (*at) {
+        struct td_work *w = *at;
+        if (!td_job_is_cancelled(w->job)) {
+            at = &w->next;
+            continue;
+        }
+        *at = w->next;
+        td_sched_end(s, w, TD_JOB_CANCELLED, NULL);
+    }
+    for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
+        struct td_work *w = s->slots[i].work;
+        if (w && td_job_is_cancelled(w->job)) td_sched_end(s, w, TD_JOB_CANCELLED, NULL);
+    }
+}
+
+static void cancel_all(struct td_sched *s)
+{
+    while (s->queue) {
+        struct td_work *w = s->queue;
+        s->queue = w->next;
+        td_sched_end(s, w, TD_JOB_CANCELLED, NULL);
+    }
+    for (uint32_t i = 0; i < s->cfg.n_slots; i++)
+        if (s->slots[i].work) td_sched_end(s, s->slots[i].work, TD_JOB_CANCELLED, NULL);
+}
+
+// Waits until there is something to do; false when it shall end.
+static bool wait_for_work(struct td_sched *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    while (!s->is_closing && !s->has_wake && s->n_running == 0)
+        pthread_cond_wait(&s->wake, &s->mutex);
+    const bool goes_on = !s->is_closing;
+    pthread_mutex_unlock(&s->mutex);
+    return goes_on;
+}
+
+static void *work(void *ctx)
+{
+    struct td_sched *s = ctx;
+    while (wait_for_work(s)) {
+        take_inbox(s);
+        end_cancelled(s);
+        td_sched_admit(s);
+        if (s->n_at_work > 0) td_sched_step(s);
+        if (s->n_at_work == 0) td_sched_count_engine(s, true);
+    }
+    take_inbox(s);
+    cancel_all(s);
+    return NULL;
+}
+
+// ---- the door ---------------------------------------------------------------------------------
+
+static void wake(void *ctx)
+{
+    struct td_sched *s = ctx;
+    pthread_mutex_lock(&s->mutex);
+    s->has_wake = true;
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static int start_thread(struct td_sched *s, struct td_error *err)
+{
+    // Signals are for the thread that waits for them.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const int failure = pthread_create(&s->thread, NULL, work, s);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failure) return td_fail(err, TD_ENOMEM, "no thread for the scheduler");
+    return TD_OK;
+}
+
+static void sched_free(struct td_sched *s)
+{
+    for (uint32_t i = 0; s->slots && i < s->cfg.n_slots; i++) td_session_close(s->slots[i].session);
+    td_engine_limit_rows(s->cfg.engine, 0);
+    pthread_cond_destroy(&s->wake);
+    pthread_cond_destroy(&s->idle);
+    pthread_mutex_destroy(&s->mutex);
+    free(s->slots);
+    free(s);
+}
+
+int td_sched_open(struct td_sched **out, const struct td_sched_config *cfg, struct td_error *err)
+{
+    *out = NULL;
+    if (cfg->n_slots == 0 || cfg->n_ctx < 2 || cfg->chunk == 0)
+        return td_fail(err, TD_EARG,
+                       "%u slots of %u tokens in chunks of %u: at least 1, 2 and 1 are needed",
+                       cfg->n_slots, cfg->n_ctx, cfg->chunk);
+    struct td_sched *s = calloc(1, sizeof(*s));
+    if (!s) return td_fail(err, TD_ENOMEM, "no memory for a scheduler");
+    s->cfg = *cfg;
+    if (s->cfg.n_queue == 0) s->cfg.n_queue = cfg->n_slots;
+    if (s->cfg.max_gap_ms == 0) s->cfg.max_gap_ms = DEFAULT_GAP_MS;
+    pthread_mutex_init(&s->mutex, NULL);
+    pthread_cond_init(&s->wake, NULL);
+    pthread_cond_init(&s->idle, NULL);
+    s->inbox_end = &s->inbox;
+    s->backend = td_engine_backend(cfg->engine);
+    struct td_device_report report;
+    td_engine_report(cfg->engine, &report);
+    s->page_bytes = report.kv_page_bytes;
+    s->page_tokens = report.kv_page_tokens;
+    td_pacer_init(&s->pacer, cfg->chunk, (double)s->cfg.max_gap_ms * 1e-3);
+    td_engine_cache(cfg->engine, cfg->max_cache_bytes ? cfg->max_cache_bytes : UINT64_MAX);
+
+    int code = TD_OK;
+    s->slots = calloc(cfg->n_slots, sizeof(*s->slots));
+    if (!s->slots) code = td_fail(err, TD_ENOMEM, "no memory for %u slots", cfg->n_slots);
+    // What a slot needs beside its KV shall be there before the first request comes.
+    for (uint32_t i = 0; i < cfg->n_slots && code == TD_OK; i++)
+        code = td_session_open(&s->slots[i].session, cfg->engine, cfg->n_ctx, err);
+    if (code == TD_OK) code = start_thread(s, err);
+    if (code != TD_OK) {
+        sched_free(s);
+        return code;
+    }
+    *out = s;
+    return TD_OK;
+}
+
+static struct td_work *new_work(struct td_sched *s, struct td_job *job)
+{
+    const struct td_job_spec *spec = &job->spec;
+    struct td_work *w = calloc(1, sizeof(*w));
+    if (!w) return NULL;
+    w->job = job;
+    w->client = spec->client;
+    w->submit_ns = td_clock_ns();
+    w->n = w->n_prompt = spec->n_tokens;
+    w->stats.n_prompt = spec->n_tokens;
+    td_sched_plan(s, w);
+    w->tokens = malloc(((size_t)w->n_prompt + w->n_limit) * sizeof(*w->tokens));
+    if (!w->tokens) {
+        free(w);
+        return NULL;
+    }
+    memcpy(w->tokens, spec->tokens, w->n_prompt * sizeof(*w->tokens));
+    return w;
+}
+
+// Into the inbox, if there is room.
+static int put(struct td_sched *s, struct td_work *w, uint32_t *retry_s_out, struct td_error *err)
+{
+    int code = TD_OK;
+    pthread_mutex_lock(&s->mutex);
+    const uint32_t n_ahead = s->n_running + s->n_queued;
+    // A slot that is free counts although nobody has been led to it yet.
+    const bool is_full = n_ahead >= s->cfg.n_slots + s->cfg.n_queue;
+    if (is_full) {
+        s->stats.n_refused++;
+        const uint32_t retry_s = td_sched_retry_s(s->n_queued, s->cfg.n_slots, s->service_seconds);
+        if (retry_s_out) *retry_s_out = retry_s;
+        code = td_fail(err, TD_EFULL,
+                       "%u answers are being written and %u requests are waiting: try again in %u "
+                       "seconds",
+                       s->n_running, s->n_queued, retry_s);
+    } else {
+        *s->inbox_end = w;
+        s->inbox_end = &w->next;
+        s->n_queued++;
+        s->has_wake = true;
+        pthread_cond_signal(&s->wake);
+    }
+    pthread_mutex_unlock(&s->mutex);
+    return code;
+}
+
+int td_sched_submit(struct td_sched *s, struct td_job *job, uint32_t *retry_s_out,
+                    struct td_error *err)
+{
+    if (atomic_load(&s->is_draining))
+        return td_fail(err, TD_ECANCEL, "the server is being shut down and takes no more requests");
+    const uint32_t n = job->spec.n_tokens;
+    if (n >= s->cfg.n_ctx)
+        return td_fail(
+            err, TD_EARG,
+            "the prompt has %u tokens and the context holds %u, of which an answer needs "
+            "at least 1",
+            n, s->cfg.n_ctx);
+    struct td_work *w = new_work(s, job);
+    if (!w) return td_fail(err, TD_ENOMEM, "no memory for a request of %u tokens", n);
+    int code = td_job_attach(job, wake, s, err);
+    if (code == TD_OK) {
+        code = put(s, w, retry_s_out, err);
+        if (code == TD_OK) return TD_OK;
+        td_job_unattach(job);
+    }
+    td_sched_free_work(w);
+    return code;
+}
+
+void td_sched_drain(struct td_sched *s)
+{
+    atomic_store(&s->is_draining, true);
+}
+
+bool td_sched_wait_idle(struct td_sched *s, uint32_t timeout_ms)
+{
+    struct timespec end;
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += (time_t)(timeout_ms / 1000);
+    end.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+    if (end.tv_nsec >= 1000000000) end.tv_sec++, end.tv_nsec -= 1000000000;
+    pthread_mutex_lock(&s->mutex);
+    int code = 0;
+    while (s->n_running + s->n_queued > 0 && code == 0)
+        code = pthread_cond_timedwait(&s->idle, &s->mutex, &end);
+    const bool is_idle = s->n_running + s->n_queued == 0;
+    pthread_mutex_unlock(&s->mutex);
+    return is_idle;
+}
+
+void td_sched_close(struct td_sched *s)
+{
+    if (!s) return;
+    td_sched_drain(s);
+    pthread_mutex_lock(&s->mutex);
+    s->is_closing = true;
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->mutex);
+    pthread_join(s->thread, NULL);
+    sched_free(s);
+}

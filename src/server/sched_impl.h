@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT
+// What the scheduler's files share. Private to server/.
+#ifndef TD_SERVER_SCHED_IMPL_H
+#define TD_SERVER_SCHED_IMPL_H
+
+#include "server/answer.h"
+#include "server/job_impl.h"
+#include "server/sched.h"
+#include "server/sched_pace.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum td_work_state {
+    TD_WORK_WAITING, // in the queue
+    TD_WORK_READING, // its prompt is being computed
+    TD_WORK_WRITING,
+};
+
+// A job between submit and its end. The scheduler's thread's, but for the list it waits in.
+struct td_work {
+    struct td_work *next; // in the queue
+    struct td_job *job;
+    enum td_work_state state;
+    uint64_t client, turn; // in the fair queue: who comes first
+    uint64_t order;        // of admission: the youngest gives way
+    uint64_t submit_ns, admit_ns, first_ns, last_ns;
+    int32_t *tokens; // (n_prompt + n_limit) prompt, then what was written
+    uint32_t n, n_prompt, n_limit, n_written;
+    uint64_t need_bytes; // KV that it may take
+    struct td_slot *slot;
+    struct td_sampler *sampler;
+    struct td_answer *answer;
+    struct td_job_stats stats;
+};
+
+// A place at work: a session, empty between two works.
+struct td_slot {
+    struct td_session *session; // NULL: opened when it is needed
+    struct td_work *work;       // NULL: free
+};
+
+// Tokens and seconds of the last while at work.
+struct td_rate_now {
+    double n, seconds;
+};
+
+struct td_sched {
+    struct td_sched_config cfg;
+    pthread_t thread;
+    const struct td_backend *backend;
+
+    // The scheduler's thread alone.
+    struct td_slot *slots; // (cfg.n_slots)
+    struct td_work *queue; // by arrival
+    uint64_t virtual_turn, n_admitted;
+    uint32_t n_at_work;
+    bool is_tight;           // memory ran out: nobody starts until somebody has ended
+    uint64_t promised_bytes; // need_bytes of what is at work
+    uint64_t page_bytes;     // of one layer
+    uint32_t page_tokens;
+    struct td_pacer pacer;
+    struct td_rate_now reading, writing;
+    uint64_t report_ns; // when stats were last taken from the engine
+
+    _Atomic bool is_draining;
+
+    pthread_mutex_t mutex; // guards what follows; never held while a job's is taken
+    pthread_cond_t wake;   // something for the thread
+    pthread_cond_t idle;   // nothing runs, nothing waits
+    bool is_closing, has_wake;
+    struct td_work *inbox, **inbox_end;
+    uint32_t n_queued, n_running;
+    double service_seconds; // of an answer, smoothed; 0: not known yet
+    struct td_sched_stats stats;
+};
+
+// sched_queue.c
+void td_sched_free_work(struct td_work *w);
+// Puts it in the queue where its client's turn is.
+void td_sched_enqueue(struct td_sched *s, struct td_work *w);
+// The next in turn that may_start; taken out. NULL: none.
+struct td_work *td_sched_pick(struct td_sched *s,
+                              bool (*may_start)(struct td_sched *s, const struct td_work *w));
+// Seconds until a place is likely to be free.
+uint32_t td_sched_retry_s(uint32_t n_ahead, uint32_t n_slots, double service_seconds);
+
+// sched_slot.c
+// Gives slots to those in the queue, as far as there are slots and memory.
+void td_sched_admit(struct td_sched *s);
+// What it may write, and the memory that may take.
+void td_sched_plan(struct td_sched *s, struct td_work *w);
+// The slot is free; what was computed is kept for a later request that begins alike.
+void td_sched_release(struct td_sched *s, struct td_work *w);
+// Memory has run out in a step: the youngest work waits again, what it has computed may go. False
+// when only one is at work.
+bool td_sched_make_room(struct td_sched *s);
+
+// sched_step.c
+// One step of all that is at work, and what follows from it.
+void td_sched_step(struct td_sched *s);
+// The job's last event; the work is gone. failure: NULL, or why.
+void td_sched_end(struct td_sched *s, struct td_work *w, enum td_job_end end,
+                  const struct td_error *failure);
+
+// sched_stats.c
+double td_sched_seconds(uint64_t from_ns, uint64_t to_ns); // 0 when one of them never came
+void td_histogram_add(struct td_histogram *h, double seconds);
+// After a step of so many rows of prompts and of answers.
+void td_sched_count_step(struct td_sched *s, uint32_t n_prompt, uint32_t n_written, double seconds);
+// Takes the engine's figures, not more often than people look; or now.
+void td_sched_count_engine(struct td_sched *s, bool now);
+
+#endif

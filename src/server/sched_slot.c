@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT
+// Who gets a slot, and when: slots, memory for the KV, and prompts that somebody else is reading
+// just now.
+#include "server/sched_impl.h"
+
+#include "base/clock.h"
+#include "base/num.h"
+
+// A beginning in common that is shorter is computed again sooner than it is waited for.
+#define MIN_SHARED 64u
+// Tokens of an answer without a limit that memory is asked for at the start. When it gets longer
+// and memory runs out, the youngest waits.
+#define USUAL_ANSWER 1024u
+
+// KV of n tokens at most: pages that are shared with others count for each.
+static uint64_t need_bytes(const struct td_sched *s, uint32_t n)
+{
+    const struct td_spec *spec = &td_engine_model(s->cfg.engine)->spec;
+    uint64_t n_pages = 0;
+    for (uint32_t il = 0; il < spec->n_layers; il++) {
+        const uint32_t window = spec->kv[il].window;
+        uint64_t n_held = n;
+        if (window && (uint64_t)window + s->cfg.chunk < n) n_held = (uint64_t)window + s->cfg.chunk;
+        n_pages += n_held / s->page_tokens + 2; // begins and ends inside a page
+    }
+    return n_pages * s->page_bytes;
+}
+
+static uint32_t n_same(const struct td_work *a, const struct td_work *b)
+{
+    const uint32_t n = td_min_u32(a->n_prompt, b->n_prompt);
+    uint32_t i = 0;
+    while (i < n && a->tokens[i] == b->tokens[i]) i++;
+    return i;
+}
+
+// Somebody is reading the beginning of w's prompt: it will be there soon.
+static bool is_being_read(const struct td_sched *s, const struct td_work *w)
+{
+    for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
+        const struct td_work *other = s->slots[i].work;
+        if (!other || other->state != TD_WORK_READING) continue;
+        const uint32_t n_done = s->backend->kv_len(td_session_kv(s->slots[i].session));
+        if (n_same(w, other) >= n_done + MIN_SHARED) return true;
+    }
+    return false;
+}
+
+static bool may_start(struct td_sched *s, const struct td_work *w)
+{
+    // Alone it may try in any case.
+    if (s->n_at_work > 0 &&
+        (s->is_tight ||
+         (s->cfg.max_kv_bytes > 0 && s->promised_bytes + w->need_bytes > s->cfg.max_kv_bytes)))
+        return false;
+    return !is_being_read(s, w);
+}
+
+static struct td_slot *free_slot(struct td_sched *s)
+{
+    for (uint32_t i = 0; i < s->cfg.n_slots; i++)
+        if (!s->slots[i].work) return &s->slots[i];
+    return NULL;
+}
+
+static int open_answer(struct td_sched *s, struct td_work *w, struct td_error *err)
+{
+    if (w->answer) return TD_OK; // it has begun before, and waited since
+    const struct td_job_spec *spec = &w->job->spec;
+    const uint32_t n_vocab = td_engine_model(s->cfg.engine)->spec.n_vocab;
+    int code = td_sampler_open(&w->sampler, &spec->sampling, n_vocab, err);
+    if (code == TD_OK) code = td_answer_open(&w->answer, w->job, s->cfg.tokenizer, err);
+    if (code != TD_OK) return code;
+    td_sampler_begin(w->sampler, w->tokens, w->n_prompt - spec->n_begun);
+    for (uint32_t i = w->n_prompt - spec->n_begun; i < w->n_prompt && code == TD_OK; i++) {
+        td_sampler_accept(w->sampler, w->tokens[i]);
+        code = td_answer_begin(w->answer, w->tokens[i], err);
+    }
+    return code;
+}
+
+static int start(struct td_sched *s, struct td_work *w, struct td_error *err)
+{
+    struct td_slot *slot = w->slot;
+    int code = TD_OK;
+    if (!slot->session) code = td_session_open(&slot->session, s->cfg.engine, s->cfg.n_ctx, err);
+    if (code == TD_OK) code = open_answer(s, w, err);
+    if (code == TD_OK)
+        code = td_session_want(slot->session, w->tokens, w->n, w->job->spec.marks,
+                               w->job->spec.n_marks, err);
+    if (code != TD_OK) return code;
+    w->state = TD_WORK_READING;
+    if (w->n_written == 0) {
+        w->stats.n_reused = td_session_reused(slot->session);
+        td_job_add_progress(w->job, w->stats.n_reused, w->n_prompt, false);
+    }
+    return TD_OK;
+}
+
+void td_sched_admit(struct td_sched *s)
+{
+    struct td_slot *slot;
+    while ((slot = free_slot(s)) != NULL) {
+        struct td_work *w = td_sched_pick(s, may_start);
+        if (!w) return;
+        slot->work = w;
+        w->slot = slot;
+        w->order = ++s->n_admitted;
+        if (!w->admit_ns) w->admit_ns = td_clock_ns();
+        s->n_at_work++;
+        s->promised_bytes += w->need_bytes;
+        pthread_mutex_lock(&s->mutex);
+        s->n_queued--;
+        s->n_running++;
+        pthread_mutex_unlock(&s->mutex);
+        struct td_error err;
+        if (start(s, w, &err) != TD_OK)
+            td_sched_end(s, w, TD_JOB_STOPPED, &err);
+        else
+            td_job_tell(w->job);
+    }
+}
+
+void td_sched_plan(struct td_sched *s, struct td_work *w)
+{
+    const uint32_t n_wanted = w->job->spec.max_tokens;
+    const uint32_t n_room = s->cfg.n_ctx - w->n_prompt;
+    w->n_limit = n_wanted && n_wanted < n_room ? n_wanted : n_room;
+    w->need_bytes =
+        need_bytes(s, w->n_prompt + (n_wanted ? w->n_limit : td_min_u32(w->n_limit, USUAL_ANSWER)));
+}
+
+void td_sched_release(struct td_sched *s, struct td_work *w)
+{
+    struct td_slot *slot = w->slot;
+    if (!slot) return;
+    if (slot->session) td_session_retire(slot->session);
+    slot->work = NULL;
+    w->slot = NULL;
+    s->n_at_work--;
+    s->promised_bytes -= w->need_bytes;
+}
+
+bool td_sched_make_room(struct td_sched *s)
+{
+    struct td_work *youngest = NULL;
+    for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
+        struct td_work *w = s->slots[i].work;
+        if (w && (!youngest || w->order > youngest->order)) youngest = w;
+    }
+    if (!youngest || s->n_at_work < 2) return false;
+    // Until somebody ends, so that it does not come back into the same trouble.
+    s->is_tight = true;
+    // What it wrote stays; its KV is computed again later, with the same bits.
+    td_sched_release(s, youngest);
+    td_sched_enqueue(s, youngest);
+    youngest->turn = 0; // it has had its turn
+    pthread_mutex_lock(&s->mutex);
+    s->n_queued++;
+    s->n_running--;
+    pthread_mutex_unlock(&s->mutex);
+    return true;
+}
