@@ -110,6 +110,9 @@ struct td_backend {
     // Forgets positions >= n; TD_EARG when kv does not hold n.
     int (*kv_trim)(struct td_kv *kv, uint32_t n, struct td_error *err);
 
+    // Bytes of the pages that no one but these sequences holds: what closing all n would free.
+    uint64_t (*kv_alone)(struct td_kv *const *kvs, uint32_t n);
+
     // Pinned pages are neither trimmed, evicted nor overwritten; any thread may read or unpin. Only
     // from layer_done may a span reach beyond kv_len. TD_EARG when it is not held.
     int (*kv_pin)(struct td_kv_pin **out, const struct td_kv_span *span, struct td_error *err);

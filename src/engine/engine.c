@@ -64,6 +64,9 @@ int td_engine_open(struct td_engine **out, const struct td_model *model,
 void td_engine_close(struct td_engine *e)
 {
     if (!e) return;
+    while (td_cache_evict_one(e)) {
+    }
+    free((void *)e->cache.kvs);
     e->backend->close(e->dev);
     td_os_release(e->logits, e->logits_bytes);
     free(e->parts);
@@ -184,10 +187,13 @@ static bool take_cancelled(struct td_engine *e)
     return any;
 }
 
-static bool drop_some_snapshot(struct td_engine *e)
+// Makes room in the pool: what is kept goes first, then each session gives a snapshot.
+static bool make_room(struct td_engine *e)
 {
-    bool any = false;
-    for (struct td_session *s = e->sessions; s; s = s->next) any |= td_snapshots_drop_one(s);
+    bool any = td_cache_evict_one(e);
+    if (any) return true;
+    for (struct td_session *s = e->sessions; s; s = s->next)
+        any |= td_snapshots_drop_one(e, &s->snapshots);
     return any;
 }
 
@@ -195,7 +201,8 @@ int td_session_reserve(struct td_session *s, uint32_t n, struct td_error *err)
 {
     for (;;) {
         const int code = s->engine->backend->kv_reserve(s->kv, n, err);
-        if (code != TD_ENOMEM || !drop_some_snapshot(s->engine)) return code;
+        s->is_lent = code == TD_OK;
+        if (code != TD_ENOMEM || !make_room(s->engine)) return code;
     }
 }
 
@@ -209,8 +216,8 @@ static bool drop_last_part(struct td_engine *e, struct plan *p)
     return true;
 }
 
-// Runs the batch. Snapshots give way when their pages are needed, then parts: who finds no memory
-// must not stop the others.
+// Runs the batch. What is kept and snapshots give way when their pages are needed, then parts: who
+// finds no memory must not stop the others.
 static int run(struct td_engine *e, struct plan *p, struct td_error *err)
 {
     for (;;) {
@@ -221,7 +228,7 @@ static int run(struct td_engine *e, struct plan *p, struct td_error *err)
         if (take_cancelled(e)) return td_fail(err, TD_ECANCEL, "cancelled");
         td_pace_begin(e, &batch);
         const int code = e->backend->run(e->dev, &batch, &e->watch, e->logits, err);
-        if (code == TD_ENOMEM && (drop_some_snapshot(e) || drop_last_part(e, p))) continue;
+        if (code == TD_ENOMEM && (make_room(e) || drop_last_part(e, p))) continue;
         if (code == TD_ECANCEL && !take_cancelled(e)) continue;
         if (code == TD_OK) td_pace_end(e);
         return code;

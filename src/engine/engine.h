@@ -189,7 +189,7 @@ struct td_cache_stats {
     uint64_t n_hit_tokens; // of these: tokens taken
     uint64_t n_evicted;    // kept conversations given up for room
 };
-void td_engine_cache_stats(const struct td_engine *engine, struct td_cache_stats *out);
+void td_engine_cache_stats(struct td_engine *engine, struct td_cache_stats *out);
 // The conversation rests: what is computed goes to the cache and the session is empty and IDLE.
 // With this after each answer it does not matter which session takes the next turn. Without a
 // cache the session keeps what it has.

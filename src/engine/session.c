@@ -38,15 +38,16 @@ void td_session_close(struct td_session *s)
 {
     if (!s) return;
     struct td_engine *e = s->engine;
+    td_cache_keep(s);
     struct td_session **at = &e->sessions;
     while (*at != s) at = &(*at)->next;
     *at = s->next;
     e->n_sessions--;
     if (e->after == s) e->after = s->next;
     if (e->after_single == s) e->after_single = s->next;
-    while (td_snapshots_drop_one(s)) {
-    }
+    td_snapshots_clear(e, &s->snapshots);
     e->backend->kv_close(s->kv);
+    td_cache_keep_limit(e);
     free(s->marks);
     free(s->tokens);
     free(s->logits);
@@ -70,7 +71,7 @@ uint32_t td_session_reused(const struct td_session *s)
 
 uint64_t td_session_snapshot_bytes(const struct td_session *s)
 {
-    return s->n_snapshots * s->engine->snapshot_bytes;
+    return s->snapshots.n * s->engine->snapshot_bytes;
 }
 
 struct td_kv *td_session_kv(struct td_session *s)
@@ -97,17 +98,28 @@ void td_session_stop(struct td_session *s)
     s->n = s->engine->backend->kv_len(s->kv);
 }
 
-// Brings the KV to the longest usable prefix of at most n positions.
-static int rewind_to(struct td_session *s, uint32_t n, struct td_error *err)
+// Where in its own KV or snapshots the session can be taken up, at n or before it. *from_out: NULL
+// for the KV as it is.
+static uint32_t find_own(const struct td_session *s, uint32_t n, const struct td_kv **from_out)
 {
     const struct td_backend *b = s->engine->backend;
-    if (n >= b->kv_len(s->kv)) return TD_OK;
-    if (b->kv_holds(s->kv, n)) return b->kv_trim(s->kv, n, err);
+    *from_out = NULL;
+    const uint32_t len = b->kv_len(s->kv);
+    if (n >= len) return len;
+    if (b->kv_holds(s->kv, n)) return n;
     uint32_t pos = 0;
-    const struct td_kv *from = td_snapshots_find(s, n, &pos);
+    *from_out = td_snapshots_find(s->engine, &s->snapshots, n, &pos);
+    return pos;
+}
+
+// Makes the KV equal to positions [0, pos) of `from`; NULL: of its own.
+static int take_up(struct td_session *s, uint32_t pos, const struct td_kv *from,
+                   struct td_error *err)
+{
+    const struct td_backend *b = s->engine->backend;
+    if (!from) return pos < b->kv_len(s->kv) ? b->kv_trim(s->kv, pos, err) : TD_OK;
     const int code = b->kv_trim(s->kv, 0, err);
-    if (code != TD_OK || !from) return code;
-    return b->kv_share(s->kv, from, pos, err);
+    return code == TD_OK ? b->kv_share(s->kv, from, pos, err) : code;
 }
 
 // How many of n tokens begin the timeline's computed part.
@@ -148,18 +160,44 @@ static int set_marks(struct td_session *s, const uint32_t *marks, uint32_t n_mar
     return TD_OK;
 }
 
-int td_session_want(struct td_session *s, const int32_t *tokens, uint32_t n, const uint32_t *marks,
-                    uint32_t n_marks, struct td_error *err)
+// Brings the KV to the longest usable prefix of the tokens: its own, or (unless is_alone) that of
+// another conversation.
+static int take_up_best(struct td_session *s, const int32_t *tokens, uint32_t n, bool is_alone,
+                        struct td_error *err)
 {
-    int code = check_prompt(s, tokens, n, err);
-    if (code == TD_OK) code = set_marks(s, marks, n_marks, err);
-    if (code != TD_OK) return code;
-
-    const uint32_t same = n_same(s, tokens, n, s->engine->backend->kv_len(s->kv));
+    struct td_engine *e = s->engine;
+    const uint32_t len = e->backend->kv_len(s->kv);
+    const uint32_t same = n_same(s, tokens, n, len);
     // The last token is computed even if it is known: its logits are what the caller wants.
-    code = rewind_to(s, same < n ? same : n - 1, err);
+    const struct td_kv *from;
+    const uint32_t own = find_own(s, same < n ? same : n - 1, &from);
+    const struct td_kv *other = NULL;
+    const struct td_snapshots *others = NULL;
+    uint32_t pos = own;
+    // What is left behind beyond the prompt is an answer, which the next turn drops or repeats.
+    if (!is_alone && same < len && same < s->n_prompt) {
+        // A first look, so that room for this one is not made of the one that is needed.
+        (void)td_cache_find(s, tokens, n - 1, &pos, &others);
+        td_cache_keep(s);
+        pos = own;
+    }
+    if (!is_alone) other = td_cache_find(s, tokens, n - 1, &pos, &others);
+    const int code = take_up(s, pos, other ? other : from, err);
     // Only now: a snapshot just beyond the prefix may hold its end.
-    td_snapshots_trim(s, same);
+    td_snapshots_trim(e, &s->snapshots, same);
+    if (code == TD_OK && other) td_snapshots_merge(e, &s->snapshots, others, pos);
+    td_cache_keep_limit(e);
+    if (code != TD_OK || !other) return code;
+    e->cache.stats.n_hits++;
+    e->cache.stats.n_hit_tokens += pos - own;
+    return TD_OK;
+}
+
+static int want(struct td_session *s, const int32_t *tokens, uint32_t n, bool is_alone,
+                struct td_error *err)
+{
+    s->is_lent = false;
+    const int code = take_up_best(s, tokens, n, is_alone, err);
     if (code != TD_OK) return code;
     // No memmove of a prefix onto itself: callers may pass what they got from us.
     memmove(s->tokens, tokens, n * sizeof(*tokens));
@@ -173,13 +211,35 @@ int td_session_want(struct td_session *s, const int32_t *tokens, uint32_t n, con
     return TD_OK;
 }
 
+int td_session_want(struct td_session *s, const int32_t *tokens, uint32_t n, const uint32_t *marks,
+                    uint32_t n_marks, struct td_error *err)
+{
+    int code = check_prompt(s, tokens, n, err);
+    if (code == TD_OK) code = set_marks(s, marks, n_marks, err);
+    return code == TD_OK ? want(s, tokens, n, false, err) : code;
+}
+
+void td_session_retire(struct td_session *s)
+{
+    struct td_engine *e = s->engine;
+    td_session_stop(s);
+    s->is_lent = false;
+    if (e->cache.max_bytes == 0) return;
+    td_cache_keep(s);
+    td_snapshots_clear(e, &s->snapshots);
+    if (e->backend->kv_trim(s->kv, 0, NULL) == TD_OK) s->n = 0; // cannot fail
+    s->n_prompt = s->n_reused = s->n_marks = 0;
+    td_cache_keep_limit(e);
+}
+
 int td_session_adopt(struct td_session *s, const int32_t *tokens, uint32_t n, struct td_error *err)
 {
     const uint32_t len = s->engine->backend->kv_len(s->kv);
     if (len > n)
         return td_fail(err, TD_EARG, "the KV cache holds %u tokens, only %u are named", len, n);
     // s->tokens is right as far as any snapshot goes, whatever became of the KV since.
-    td_snapshots_trim(s, n_same(s, tokens, len, len));
+    td_snapshots_trim(s->engine, &s->snapshots, n_same(s, tokens, len, len));
+    s->is_lent = false;
     memmove(s->tokens, tokens, len * sizeof(*tokens));
     td_session_stop(s);
     return TD_OK;
@@ -230,9 +290,10 @@ int td_session_eval(struct td_session *s, const int32_t *tokens, uint32_t n, td_
     int code = check_prompt(s, tokens, n, err);
     if (code != TD_OK) return code;
     // Every row is wanted, so none may be reused.
-    td_snapshots_trim(s, 0);
+    td_snapshots_clear(s->engine, &s->snapshots);
     code = s->engine->backend->kv_trim(s->kv, 0, err);
-    if (code == TD_OK) code = td_session_want(s, tokens, n, NULL, 0, err);
+    if (code == TD_OK) code = set_marks(s, NULL, 0, err);
+    if (code == TD_OK) code = want(s, tokens, n, true, err);
     if (code != TD_OK) return code;
     s->rows_fn = rows;
     s->rows_ctx = ctx;

@@ -267,6 +267,7 @@ const struct td_backend *td_backend_cpu(void)
         .kv_holds = td_cpu_kv_holds,
         .kv_share = td_cpu_kv_share,
         .kv_trim = td_cpu_kv_trim,
+        .kv_alone = td_cpu_kv_alone,
         .kv_pin = td_cpu_kv_pin,
         .kv_unpin = td_cpu_kv_unpin,
         .kv_read = td_cpu_kv_read,

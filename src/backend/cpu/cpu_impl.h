@@ -19,8 +19,9 @@
 // all layers have the size of the largest, so that any page serves any layer.
 struct td_kv_page {
     // Guarded by the pool's mutex.
-    uint32_t n_refs;   // owners: sequences and pins
-    uint32_t n_filled; // positions ever written since the page was taken
+    uint32_t n_refs;    // owners: sequences and pins
+    uint32_t n_filled;  // positions ever written since the page was taken
+    uint32_t n_counted; // 0 but inside td_cpu_kv_alone
 };
 
 struct td_kv_pool {

@@ -271,6 +271,29 @@ int td_cpu_kv_trim(struct td_kv *kv, uint32_t n, struct td_error *err)
     return TD_OK;
 }
 
+// Counts a page of one of the sequences; true for the last of its owners.
+static bool count_owner(struct td_kv_pool *pool, uint32_t page)
+{
+    return page != TD_NO_PAGE && ++pool->pages[page].n_counted == pool->pages[page].n_refs;
+}
+
+uint64_t td_cpu_kv_alone(struct td_kv *const *kvs, uint32_t n)
+{
+    if (n == 0) return 0;
+    struct td_kv_pool *pool = &kvs[0]->dev->pool;
+    const uint32_t n_layers = kvs[0]->dev->model->spec.n_layers;
+    uint64_t n_pages = 0;
+    pthread_mutex_lock(&pool->mutex);
+    for (uint32_t i = 0; i < n; i++)
+        for (size_t at = 0; at < (size_t)n_layers * kvs[i]->n_blocks; at++)
+            n_pages += count_owner(pool, kvs[i]->pages[at]);
+    for (uint32_t i = 0; i < n; i++)
+        for (size_t at = 0; at < (size_t)n_layers * kvs[i]->n_blocks; at++)
+            if (kvs[i]->pages[at] != TD_NO_PAGE) pool->pages[kvs[i]->pages[at]].n_counted = 0;
+    pthread_mutex_unlock(&pool->mutex);
+    return n_pages * pool->page_bytes;
+}
+
 // ---- writing ----------------------------------------------------------------------------------
 
 // Copies positions [0, n) of a page: those beyond may be written by another owner meanwhile.
