@@ -125,33 +125,54 @@ static void use(struct td_engine *e, struct td_kept **at)
     e->cache.kept = k;
 }
 
-const struct td_kv *td_cache_find(const struct td_session *s, const int32_t *tokens, uint32_t n,
-                                  uint32_t *pos_out, const struct td_snapshots **snapshots_out)
+// Anywhere but in s (which may be NULL). *used_out: whose it is, if nobody's any more, else NULL.
+static const struct td_kv *find(struct td_engine *e, const struct td_session *s,
+                                const int32_t *tokens, uint32_t n, uint32_t *pos_out,
+                                const struct td_snapshots **snapshots_out,
+                                struct td_kept ***used_out)
 {
-    struct td_engine *e = s->engine;
-    if (e->cache.max_bytes == 0) return NULL;
     const struct td_kv *found = NULL;
-    struct td_kept **used = NULL;
+    *used_out = NULL;
     for (struct td_kept **at = &e->cache.kept; *at; at = &(*at)->next) {
         const struct td_kept *k = *at;
         const uint32_t same = n_same(k->tokens, tokens, min(k->n, n));
         const struct td_kv *kv = look(e, k->kv, &k->snapshots, same, pos_out);
         if (!kv) continue;
         found = kv;
-        used = at;
+        *used_out = at;
         *snapshots_out = &k->snapshots;
     }
     for (const struct td_session *t = e->sessions; t; t = t->next) {
-        if (t == s || t->is_lent) continue;
+        if (t == s || t->is_lent || t->is_alone) continue;
         const uint32_t same = n_same(t->tokens, tokens, min(e->backend->kv_len(t->kv), n));
         const struct td_kv *kv = look(e, t->kv, &t->snapshots, same, pos_out);
         if (!kv) continue;
         found = kv;
-        used = NULL;
+        *used_out = NULL;
         *snapshots_out = &t->snapshots;
     }
+    return found;
+}
+
+const struct td_kv *td_cache_find(const struct td_session *s, const int32_t *tokens, uint32_t n,
+                                  uint32_t *pos_out, const struct td_snapshots **snapshots_out)
+{
+    struct td_engine *e = s->engine;
+    if (e->cache.max_bytes == 0) return NULL;
+    struct td_kept **used;
+    const struct td_kv *found = find(e, s, tokens, n, pos_out, snapshots_out, &used);
     if (used) use(e, used);
     return found;
+}
+
+uint32_t td_engine_prefix(struct td_engine *e, const int32_t *tokens, uint32_t n)
+{
+    const struct td_snapshots *snapshots;
+    struct td_kept **used;
+    uint32_t pos = 0;
+    if (e->cache.max_bytes > 0 && n > 0)
+        (void)find(e, NULL, tokens, n - 1, &pos, &snapshots, &used);
+    return pos;
 }
 
 // ---- keeping ----------------------------------------------------------------------------------

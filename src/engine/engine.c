@@ -84,6 +84,26 @@ const struct td_backend *td_engine_backend(const struct td_engine *e)
     return e->backend;
 }
 
+const struct td_device_config *td_engine_device_config(const struct td_engine *e)
+{
+    return &e->cfg.device;
+}
+
+uint64_t td_engine_kv_need(const struct td_engine *e, uint32_t n)
+{
+    struct td_device_report report;
+    e->backend->report(e->dev, &report);
+    const uint32_t page = report.kv_page_tokens;
+    const uint64_t n_all = (uint64_t)n / page + 2; // one is copied where another owner goes on
+    uint64_t n_pages = 0;
+    for (uint32_t il = 0; il < e->model->spec.n_layers; il++) {
+        const uint64_t window = e->model->spec.kv[il].window;
+        const uint64_t n_seen = (window + e->cfg.device.max_rows) / page + 3;
+        n_pages += window > 0 && n_seen < n_all ? n_seen : n_all;
+    }
+    return n_pages * report.kv_page_bytes;
+}
+
 void td_engine_limit_rows(struct td_engine *e, uint32_t n_rows)
 {
     e->max_prompt_rows = n_rows ? n_rows : UINT32_MAX;

@@ -33,6 +33,7 @@ void td_engine_close(struct td_engine *engine); // after its sessions
 
 const struct td_model *td_engine_model(const struct td_engine *engine);
 const struct td_backend *td_engine_backend(const struct td_engine *engine);
+const struct td_device_config *td_engine_device_config(const struct td_engine *engine);
 void td_engine_report(const struct td_engine *engine, struct td_device_report *out);
 // Times of the device's steps: time_steps and step_times of struct td_backend.
 int td_engine_time_steps(struct td_engine *engine, bool on, struct td_error *err) TD_MUST_CHECK;
@@ -49,7 +50,8 @@ enum td_session_state {
     TD_SESSION_READY,      // logits of the last token are there
 };
 enum td_session_state td_session_state(const struct td_session *s);
-uint32_t td_session_len(const struct td_session *s); // tokens of the timeline
+uint32_t td_session_len(const struct td_session *s);      // tokens of the timeline
+uint32_t td_session_computed(const struct td_session *s); // of these, in the KV
 // Of the last want: tokens that are not computed again.
 uint32_t td_session_reused(const struct td_session *s);
 uint64_t td_session_snapshot_bytes(const struct td_session *s);
@@ -172,7 +174,7 @@ int td_session_next(struct td_session *s, struct td_sampler *sampler, int32_t *t
 
 // ---- KV of conversations that are over --------------------------------------------------------
 //
-// With a cache, a timeline that a session leaves (for another, by retiring, by closing) is kept,
+// With a cache, a timeline that a session leaves (for another, or by retiring) is kept,
 // with its snapshots, and every want looks for the longest usable prefix among the session's own
 // KV, what is kept, and the other sessions. Pages are shared, not copied. What was used longest ago
 // goes first: beyond max_bytes, and whenever a step or a reserve finds the pool full, before
@@ -190,6 +192,12 @@ struct td_cache_stats {
     uint64_t n_evicted;    // kept conversations given up for room
 };
 void td_engine_cache_stats(struct td_engine *engine, struct td_cache_stats *out);
+// Of tokens[0, n), how many a want of any session would not compute again, the last one apart.
+uint32_t td_engine_prefix(struct td_engine *engine, const int32_t *tokens, uint32_t n);
+// Bytes of KV that a session of n tokens takes at most while it runs, snapshots apart.
+uint64_t td_engine_kv_need(const struct td_engine *engine, uint32_t n);
+// A session that neither takes from other conversations nor gives to them (a canary).
+void td_session_isolate(struct td_session *s);
 // The conversation rests: what is computed goes to the cache and the session is empty and IDLE.
 // With this after each answer it does not matter which session takes the next turn. Without a
 // cache the session keeps what it has.

@@ -44,6 +44,7 @@ struct td_session {
     struct td_snapshots snapshots;
     // Another thread may be writing its KV (td_session_reserve): others leave it alone.
     bool is_lent;
+    bool is_alone; // has nothing to do with other conversations
 
     td_rows_fn *rows_fn; // evaluation: wants all rows' logits
     void *rows_ctx;

@@ -38,7 +38,6 @@ void td_session_close(struct td_session *s)
 {
     if (!s) return;
     struct td_engine *e = s->engine;
-    td_cache_keep(s);
     struct td_session **at = &e->sessions;
     while (*at != s) at = &(*at)->next;
     *at = s->next;
@@ -62,6 +61,16 @@ enum td_session_state td_session_state(const struct td_session *s)
 uint32_t td_session_len(const struct td_session *s)
 {
     return s->n;
+}
+
+uint32_t td_session_computed(const struct td_session *s)
+{
+    return s->engine->backend->kv_len(s->kv);
+}
+
+void td_session_isolate(struct td_session *s)
+{
+    s->is_alone = true;
 }
 
 uint32_t td_session_reused(const struct td_session *s)
@@ -216,7 +225,7 @@ int td_session_want(struct td_session *s, const int32_t *tokens, uint32_t n, con
 {
     int code = check_prompt(s, tokens, n, err);
     if (code == TD_OK) code = set_marks(s, marks, n_marks, err);
-    return code == TD_OK ? want(s, tokens, n, false, err) : code;
+    return code == TD_OK ? want(s, tokens, n, s->is_alone, err) : code;
 }
 
 void td_session_retire(struct td_session *s)
@@ -225,7 +234,7 @@ void td_session_retire(struct td_session *s)
     td_session_stop(s);
     s->is_lent = false;
     if (e->cache.max_bytes == 0) return;
-    td_cache_keep(s);
+    if (!s->is_alone) td_cache_keep(s);
     td_snapshots_clear(e, &s->snapshots);
     if (e->backend->kv_trim(s->kv, 0, NULL) == TD_OK) s->n = 0; // cannot fail
     s->n_prompt = s->n_reused = s->n_marks = 0;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
-// KV of conversations in files, so that a restart does not forget them: one file per sequence, in a
+// KV of conversations in files, so that a restart does not forget them: one file per timeline, in a
 // folder of mode 0700, named by the digest of weights, KV layout and tokens. What is read from it
-// is hostile: sizes, layout, tokens and a checksum are verified before anything is used. Threads:
-// one at a time.
+// is hostile: sizes, layout, tokens and checksums are verified before anything is used. A file
+// holds every place where the timeline can be taken up, the end of its last prompt above all, since
+// that is where a next turn diverges. Format: server/kvfile.h. Threads: one at a time, the
+// engine's.
 #ifndef TD_SERVER_KVDISK_H
 #define TD_SERVER_KVDISK_H
 
@@ -12,22 +14,29 @@
 struct td_kvdisk;
 struct td_kvdisk_config {
     const char *dir;     // made (0700) when missing; refused when others may read it
-    uint64_t max_bytes;  // oldest use goes first
-    uint8_t weights[32]; // digest of weights and layout: files of others are not looked at
+    uint64_t max_bytes;  // of the folder; oldest use goes first
+    uint8_t weights[32]; // digest of the weights; what tokens become otherwise is taken from the
+                         // engine. Files of others only count as bytes
 };
+// Fails: TD_EARG (a folder that others may read, or in use by another process), TD_EIO, TD_ENOMEM.
 int td_kvdisk_open(struct td_kvdisk **out, const struct td_kvdisk_config *cfg,
-                   const struct td_engine *engine, struct td_error *err) TD_MUST_CHECK;
-void td_kvdisk_close(struct td_kvdisk *d);
+                   struct td_engine *engine, struct td_error *err) TD_MUST_CHECK;
+void td_kvdisk_close(struct td_kvdisk *d); // NULL is fine
 
-// Of the tokens, how many a file would save: the longest usable prefix; 0: none.
+// Of tokens[0, n), how many a file would save: the longest usable prefix without the last token;
+// 0: none. Reads no file.
 uint32_t td_kvdisk_find(struct td_kvdisk *d, const int32_t *tokens, uint32_t n);
-// Reads that prefix into an IDLE session, which then holds *n_out tokens. A file that is damaged is
-// removed and counts as not there (TD_OK, *n_out as it was).
+// Retires the session and reads that prefix into it; a want goes on from there. Whatever it
+// returns, the session is IDLE and holds *n_out of the tokens. A file that is damaged is removed;
+// what of it came whole before stays. Fails: TD_ENOMEM, TD_EIO: go on without.
 int td_kvdisk_load(struct td_kvdisk *d, struct td_session *s, const int32_t *tokens, uint32_t n,
                    uint32_t *n_out, struct td_error *err) TD_MUST_CHECK;
-// Writes the session's KV at a position where it can be taken up (its length, or a snapshot); does
-// nothing when a file already covers it.
-int td_kvdisk_save(struct td_kvdisk *d, struct td_session *s, struct td_error *err) TD_MUST_CHECK;
+// Writes a timeline (td_session_timeline, td_engine_kept) with the places where it can be taken up;
+// does nothing when it is short, larger than the folder may be, or when a file already covers it.
+// Files that it makes superfluous go. Fails: TD_EIO (a full disk ...), TD_ENOMEM; then the folder
+// is as before, but for what was given up for room.
+int td_kvdisk_save(struct td_kvdisk *d, const struct td_timeline *t,
+                   struct td_error *err) TD_MUST_CHECK;
 uint64_t td_kvdisk_bytes(const struct td_kvdisk *d);
 
 #endif

@@ -114,8 +114,10 @@ static void sessions_share_what_they_have_in_common(void **state)
     assert_fresh(g_model, b, tokens, 800);
     assert_true(kv_bytes(e) < before + before / 2);
     // One that leaves it at a message: the place came along.
-    td_session_close(a);
+    td_session_close(a); // forgets
+    assert_int_equal(stats_of(e).n_kept, 0);
     tokens[300] ^= 1;
+    assert_int_equal(td_engine_prefix(e, tokens, 900), 300);
     assert_int_equal(read_prompt(b, tokens, 900), 300);
     assert_fresh(g_model, b, tokens, 900);
     td_session_close(b);
@@ -274,6 +276,55 @@ static void a_lent_session_is_left_alone(void **state)
     td_engine_close(e);
 }
 
+static void who_is_isolated_neither_takes_nor_gives(void **state)
+{
+    (void)state;
+    struct td_rng rng = {10};
+    int32_t tokens[300];
+    random_tokens(&rng, tokens, 300, 1024);
+    struct td_engine *e = open_cached(config(64, 1), UINT64_MAX);
+    struct td_session *a = open_session(e, 300), *b = open_session(e, 300);
+    td_session_isolate(a);
+    (void)read_prompt(a, tokens, 300);
+    assert_int_equal(read_prompt(b, tokens, 300), 0);
+    tokens[10] ^= 1;
+    (void)read_prompt(b, tokens, 300);
+    assert_int_equal(read_prompt(a, tokens, 300), 0);
+    td_session_retire(a);
+    assert_int_equal(td_session_len(a), 0);
+    assert_int_equal(stats_of(e).n_kept, 1); // what b read first
+    td_session_close(a);
+    td_session_close(b);
+    td_engine_close(e);
+}
+
+// What admission is decided by holds while prompts are read and answers written.
+static void sessions_take_no_more_than_they_need(void **state)
+{
+    (void)state;
+    struct td_rng rng = {11};
+    static int32_t tokens[2000];
+    random_tokens(&rng, tokens, 2000, 1024);
+    static const uint32_t chunks[] = {1, 64, 500};
+    for (int i = 0; i < 3; i++) {
+        struct td_engine_config cfg = config(chunks[i], 2);
+        cfg.max_snapshot_bytes = 1;
+        struct td_engine *e = open_cached(cfg, UINT64_MAX);
+        struct td_session *s = open_session(e, 2000);
+        const uint32_t n = i == 0 ? 200 : 1500;
+        OK(td_session_want(s, tokens, n, NULL, 0, &err));
+        for (uint32_t n_rows = 1; n_rows > 0;) {
+            OK(td_engine_step(e, &n_rows, &err));
+            assert_true(kv_bytes(e) <= td_engine_kv_need(e, n));
+        }
+        assert_int_equal(td_session_computed(s), n);
+        write_answer(e, s, &rng, 100);
+        assert_true(kv_bytes(e) <= td_engine_kv_need(e, n + 100));
+        td_session_close(s);
+        td_engine_close(e);
+    }
+}
+
 // The timeline and its places are what they say: each place's KV can be taken up there.
 static void timelines_say_where_they_can_be_taken_up(void **state)
 {
@@ -414,6 +465,8 @@ int main(void)
         cmocka_unit_test(turns_of_one_conversation_are_kept_once),
         cmocka_unit_test(what_is_kept_gives_way_to_who_runs),
         cmocka_unit_test(a_lent_session_is_left_alone),
+        cmocka_unit_test(who_is_isolated_neither_takes_nor_gives),
+        cmocka_unit_test(sessions_take_no_more_than_they_need),
         cmocka_unit_test(timelines_say_where_they_can_be_taken_up),
         cmocka_unit_test(random_lives),
         cmocka_unit_test(without_windows_any_position_will_do),
