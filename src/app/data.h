@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The tables of data/, built into the program (tools/embed.cmake). Each ends with a zero that is
+// The tables of data/ and the planner's page, built into the program (tools/embed.cmake). Each ends with a zero that is
 // not counted.
 #ifndef TD_APP_DATA_H
 #define TD_APP_DATA_H
@@ -10,5 +10,10 @@ extern const unsigned char td_data_devices[], td_data_models[], td_data_measurem
     td_data_calibration[];
 extern const size_t td_data_devices_bytes, td_data_models_bytes, td_data_measurements_bytes,
     td_data_calibration_bytes;
+// plan_page.html and what goes into it
+extern const unsigned char td_data_plan_page[], td_data_plan_style[], td_data_plan_core[],
+    td_data_plan_view[];
+extern const size_t td_data_plan_page_bytes, td_data_plan_style_bytes, td_data_plan_core_bytes,
+    td_data_plan_view_bytes;
 
 #endif

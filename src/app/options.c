@@ -363,8 +363,8 @@ const struct td_opt_row td_options[TD_N_OPTS] = {
                          "how good the predictions of these measurements are"},
     [TD_OPT_CALIBRATE] = {"--calibrate", 0, TD_OPT_TYPE_TEXT, "OUT.csv", NULL, 0, 0, PLAN,
                           "fit the built-in measurements and write data/calibration.csv anew"},
-    [TD_OPT_PLAN_FORM] = {"--output", 'o', TD_OPT_TYPE_CHOICE, "text|md|json", "text", 0, 0, PLAN,
-                          "tables to read, or for programs"},
+    [TD_OPT_PLAN_FORM] = {"--output", 'o', TD_OPT_TYPE_CHOICE, "text|md|json|html", "text", 0, 0,
+                          PLAN, "tables to read, for programs, or a page with charts and sliders"},
 
     [TD_OPT_HELP] = {"--help", 'h', TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, ALL, "this help"},
 };

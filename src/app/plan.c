@@ -83,6 +83,7 @@ static int add_machine(struct td_plan_question *q, const struct td_world *w,
     const struct td_plan_names names = {d->name,  m->backend,   m->date,   q->quant,
                                         q->model, q->cost.kind, !is_known, q->head_dim};
     td_plan_context_of(&m->context, &names);
+    m->is_measured = td_world_is_measured(w, &m->context);
     return TD_OK;
 }
 
@@ -126,9 +127,12 @@ int td_plan_ask(struct td_plan_question *q, const struct td_world *w, const stru
     };
     int code = ask_model(q, w, cfg, err);
     if (code == TD_OK) code = ask_machines(q, w, cfg, err);
-    const char *link = td_opt_text(cfg, TD_OPT_LINK);
-    if (code == TD_OK && link) {
-        q->has_link = true;
+    q->n_measurements = w->n_samples;
+    snprintf(q->calibrated, sizeof(q->calibrated), "%s", w->calibrated);
+    // A page has a link to slide along even if none was asked for.
+    q->has_link = td_opt_is_set(cfg, TD_OPT_LINK);
+    const char *link = q->has_link ? td_opt_text(cfg, TD_OPT_LINK) : "10GbE";
+    if (code == TD_OK) {
         snprintf(q->link_name, sizeof(q->link_name), "%.20s", link);
         if (!link_of(&q->link, link))
             return td_fail(
@@ -193,6 +197,7 @@ static int answer_cmd(const struct td_config *cfg, const struct td_world *w,
                                             "--budget, a longer --ttft or fewer --tps would help"};
         return td_app_fail(&err);
     }
+    if (q->form == TD_PLAN_HTML) return td_plan_print_page(q);
     td_plan_print(q, cfg);
     return TD_EXIT_OK;
 }
@@ -209,7 +214,12 @@ int td_cmd_plan(const struct td_config *cfg)
     struct td_plan_question *q = calloc(1, sizeof(*q));
     if (code == TD_OK && !q) code = td_fail(&err, TD_ENOMEM, "no memory for the question");
     int exit_code = TD_EXIT_FAIL;
-    if (code != TD_OK || !q) {
+    const bool is_page = td_opt_choice(cfg, TD_OPT_PLAN_FORM) == TD_PLAN_HTML;
+    if (is_page && (is_check || is_fit || td_opt_is_set(cfg, TD_OPT_TABLE) ||
+                    td_opt_is_set(cfg, TD_OPT_GOLDEN))) {
+        exit_code = td_app_usage(cfg, "-o html is a page about machines: without --golden, "
+                                      "--table, --validate and --calibrate");
+    } else if (code != TD_OK || !q) {
         exit_code = td_app_fail(&err);
     } else if (is_check) {
         exit_code = td_plan_validate_cmd(cfg, w);

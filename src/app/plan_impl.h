@@ -23,14 +23,16 @@ struct td_world {
     struct td_plan_sample samples[TD_PLAN_MAX_MEASUREMENTS];
     uint32_t lines[TD_PLAN_MAX_MEASUREMENTS]; // of the samples, in measurements.csv
     uint32_t n_samples;
+    char calibrated[16]; // the day; "" when it was done just now
     struct td_plan_fit *fit;
 };
 
-enum td_plan_form { TD_PLAN_TEXT, TD_PLAN_MD, TD_PLAN_JSON };
+enum td_plan_form { TD_PLAN_TEXT, TD_PLAN_MD, TD_PLAN_JSON, TD_PLAN_HTML };
 
 struct td_plan_machine {
     const struct td_plan_device *device;
     const char *backend, *date; // that its predictions are for
+    bool is_measured;           // somebody has measured this machine
     struct td_plan_context context;
     struct td_plan_single answer;
 };
@@ -47,6 +49,8 @@ struct td_plan_question {
     bool has_link;
     struct td_plan_link link;
     char link_name[24];
+    char calibrated[16]; // the day
+    uint32_t n_measurements;
 };
 
 // The tables that are built in. with_fit: also the calibration. *out is the caller's to close.
@@ -63,10 +67,15 @@ const struct td_plan_model *td_world_model(const struct td_world *world, const c
 void td_world_backend(const struct td_world *world, const struct td_plan_device *device,
                       const char **backend, const char **date);
 
+// Whether a sample is of this machine, with any program.
+bool td_world_is_measured(const struct td_world *world, const struct td_plan_context *context);
+
 int td_plan_ask(struct td_plan_question *q, const struct td_world *world,
                 const struct td_config *cfg, struct td_error *err) TD_MUST_CHECK;
 
 void td_plan_print(const struct td_plan_question *q, const struct td_config *cfg);
+// The page; returns an exit code.
+int td_plan_print_page(const struct td_plan_question *q);
 void td_plan_print_parts(const struct td_plan_question *q);
 
 int td_plan_golden_cmd(const struct td_config *cfg, const struct td_world *world,

@@ -56,11 +56,12 @@ static void put(struct cell *c, const char *text)
     snprintf(c->text, sizeof(c->text), "%s", text);
 }
 
-// "53.1 (48.0-58.7)"
-static void put_range(struct cell *c, double v, double low, double high)
+// "53.1 (48.0-58.7)"; of a machine that nobody has measured "(48.0-58.7)".
+static void put_range(struct cell *c, bool is_measured, double v, double low, double high)
 {
-    char a[16], b[16], d[16];
-    snprintf(c->text, sizeof(c->text), "%s (%s-%s)", short_number(a, sizeof(a), v),
+    char a[16] = "", b[16], d[16];
+    if (is_measured) short_number(a, sizeof(a), v);
+    snprintf(c->text, sizeof(c->text), "%s%s(%s-%s)", a, is_measured ? " " : "",
              short_number(b, sizeof(b), low), short_number(d, sizeof(d), high));
 }
 
@@ -87,12 +88,12 @@ static void put_machine(struct cell *c, const struct td_plan_machine *m, bool wi
         snprintf(c[2].text, sizeof(c[2].text), "needs %.0f GiB, has %.0f", a->needed_bytes / 0x1p30,
                  a->usable_bytes / 0x1p30);
     } else {
-        put_range(&c[2], a->prefill_tokens_per_s, n_read / a->prefill.high,
+        put_range(&c[2], m->is_measured, a->prefill_tokens_per_s, n_read / a->prefill.high,
                   n_read / a->prefill.low);
-        put_range(&c[3], a->decode_tokens_per_s, n_written / a->decode.high,
+        put_range(&c[3], m->is_measured, a->decode_tokens_per_s, n_written / a->decode.high,
                   n_written / a->decode.low);
-        put_range(&c[4], a->first_seconds, a->first_low, a->first_high);
-        put_range(&c[5], a->total_seconds, a->total_low, a->total_high);
+        put_range(&c[4], m->is_measured, a->first_seconds, a->first_low, a->first_high);
+        put_range(&c[5], m->is_measured, a->total_seconds, a->total_low, a->total_high);
     }
     if (m->device->price_usd > 0)
         snprintf(c[6].text, sizeof(c[6].text), "%.0f", m->device->price_usd);
@@ -111,7 +112,11 @@ static void print_machines(const struct td_plan_question *q, bool with_power)
     for (uint32_t i = 0; i < q->n_machines; i++)
         put_machine(&cells[(size_t)(i + 1) * n_columns], &q->machines[i], with_power);
     print_table(cells, q->n_machines + 1, n_columns, q->form == TD_PLAN_MD);
-    puts("\nIn brackets: 90 % of new measurements lie between.");
+    bool is_all_measured = true;
+    for (uint32_t i = 0; i < q->n_machines; i++)
+        is_all_measured = is_all_measured && q->machines[i].is_measured;
+    printf("\nIn brackets: 90 %% of new measurements lie between.%s\n",
+           is_all_measured ? "" : " Alone: nobody has measured this machine.");
 }
 
 typedef void pair_fn(void *ctx, const struct td_plan_machine *reader,
@@ -138,6 +143,7 @@ static void each_pair(const struct td_plan_question *q, pair_fn *fn, void *ctx)
 struct pair_rows {
     struct cell cells[(MAX_PAIRS + 1) * 7];
     uint32_t n_rows;
+    bool is_guess; // a row is of a machine that nobody has measured
 };
 
 static void pair_row(void *ctx, const struct td_plan_machine *reader,
@@ -149,10 +155,15 @@ static void pair_row(void *ctx, const struct td_plan_machine *reader,
     struct cell *c = &rows->cells[(size_t)rows->n_rows++ * 7];
     snprintf(c[0].text, sizeof(c[0].text), "%.34s -> %.32s", reader->device->name,
              writer->device->name);
-    short_number(c[1].text, sizeof(c[1].text), s->split_first_seconds);
-    short_number(c[2].text, sizeof(c[2].text), s->split_seconds);
+    const char *about = reader->is_measured && writer->is_measured ? "" : "~";
+    char number[16];
+    snprintf(c[1].text, sizeof(c[1].text), "%s%s", about,
+             short_number(number, sizeof(number), s->split_first_seconds));
+    snprintf(c[2].text, sizeof(c[2].text), "%s%s", about,
+             short_number(number, sizeof(number), s->split_seconds));
     short_number(c[3].text, sizeof(c[3].text), s->exposed_seconds);
-    snprintf(c[4].text, sizeof(c[4].text), "%.2f", pair->gain);
+    snprintf(c[4].text, sizeof(c[4].text), "%s%.2f", about, pair->gain);
+    rows->is_guess = rows->is_guess || about[0];
     const uint32_t pays_from = td_plan_pair_pays_from(pair);
     if (pays_from > 0)
         snprintf(c[5].text, sizeof(c[5].text), "%u", pays_from);
@@ -186,6 +197,8 @@ static void print_pairs(const struct td_plan_question *q)
     print_table(rows.cells, rows.n_rows, 7, q->form == TD_PLAN_MD);
     puts("\nGain: against the faster of the two alone. Pays from: prompt tokens from which the "
          "first token\ncomes sooner than on the answering machine alone.");
+    if (rows.is_guess)
+        puts("~: nobody has measured one of the two; how far off it may be is in the table above.");
 }
 
 static void parts_lines(const char *what, const struct td_plan_parts *p, double n_passes)
@@ -268,6 +281,7 @@ static json_t *machine_json(const struct td_plan_machine *m)
     json_t *out = json_object(), *rates = json_object();
     td_json_text(out, "machine", m->device->name);
     td_json_text(out, "program", m->backend);
+    json_object_set_new(out, "is_measured", json_boolean(m->is_measured));
     json_object_set_new(out, "fits", json_boolean(a->fits));
     td_json_f64(out, "needed_bytes", a->needed_bytes);
     td_json_f64(out, "usable_bytes", a->usable_bytes);

@@ -62,6 +62,7 @@ static bool read_calibration(struct td_world *w)
     while (is_good && td_csv_next(csv, NULL) == 1) {
         double line = 0;
         is_good = td_csv_number(csv, "line", 0, &line, NULL) == TD_OK;
+        snprintf(w->calibrated, sizeof(w->calibrated), "%.10s", td_csv_text(csv, "date"));
         struct td_plan_sample *s = sample_of_line(w, line);
         is_good = is_good && s && td_csv_number(csv, "weight", 0, &s->weight, NULL) == TD_OK &&
                   s->weight > 0;
@@ -124,6 +125,7 @@ int td_world_measured(struct td_world *w, const char *path, struct td_error *err
     }
     if (code != TD_OK) return code;
     w->n_measurements += n;
+    w->calibrated[0] = '\0';
     td_plan_fit_close(w->fit);
     return td_plan_fit_open(&w->fit, &td_plan_prior, w->samples, w->n_samples, false, err);
 }
@@ -181,6 +183,14 @@ static const char *usual_backend(const struct td_plan_device *d)
     for (size_t i = 0; i < sizeof(usual) / sizeof(usual[0]); i++)
         if (strstr(d->name, usual[i].part)) return usual[i].backend;
     return "llama.cpp CUDA";
+}
+
+bool td_world_is_measured(const struct td_world *w, const struct td_plan_context *context)
+{
+    const uint32_t id = context->id[TD_PLAN_DEVICE];
+    for (uint32_t i = 0; i < w->n_samples && id; i++)
+        if (w->samples[i].context.id[TD_PLAN_DEVICE] == id) return true;
+    return false;
 }
 
 void td_world_backend(const struct td_world *w, const struct td_plan_device *device,

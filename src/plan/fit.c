@@ -19,10 +19,10 @@ struct td_plan_fit {
     double variance[TD_PLAN_N_LEVELS][TD_PLAN_N_RATES]; // squares of the prior's spreads
     uint32_t n;
     struct td_plan_sample *samples;
-    double (*slope)[TD_PLAN_N_RATES]; // g
-    double *lower;                    // (n, n) Cholesky factor of K, row-major, lower part
-    double *alpha;                    // K^-1 y
-    double *work;                     // n
+    double (*slope)[TD_PLAN_N_RATES];  // g
+    double *lower;                     // (n, n) Cholesky factor of K, row-major, lower part
+    double *alpha;                     // K^-1 y
+    double (*shares)[TD_PLAN_N_RATES]; // n: room of td_plan_fit_belief
 };
 
 // Variances that two contexts share, by rate.
@@ -182,9 +182,9 @@ int td_plan_fit_open(struct td_plan_fit **out, const struct td_plan_prior *prior
         fit->slope = malloc(n * sizeof(*fit->slope));
         fit->lower = malloc((size_t)n * n * sizeof(*fit->lower));
         fit->alpha = malloc(n * sizeof(*fit->alpha));
-        fit->work = malloc(n * sizeof(*fit->work));
+        fit->shares = malloc(n * sizeof(*fit->shares));
     }
-    if (!fit || !fit->samples || !fit->slope || !fit->lower || !fit->alpha || !fit->work) {
+    if (!fit || !fit->samples || !fit->slope || !fit->lower || !fit->alpha || !fit->shares) {
         td_plan_fit_close(fit);
         return td_fail(err, TD_ENOMEM, "no memory to calibrate with %u measurements", n);
     }
@@ -215,7 +215,7 @@ void td_plan_fit_close(struct td_plan_fit *fit)
     free(fit->slope);
     free(fit->lower);
     free(fit->alpha);
-    free(fit->work);
+    free(fit->shares);
     free(fit);
 }
 
@@ -224,30 +224,57 @@ const struct td_plan_sample *td_plan_fit_samples(const struct td_plan_fit *fit)
     return fit->samples;
 }
 
+void td_plan_fit_belief(struct td_plan_belief *out, const struct td_plan_fit *fit,
+                        const struct td_plan_context *context)
+{
+    double shared[TD_PLAN_N_RATES];
+    *out = (struct td_plan_belief){.noise_prefill = fit->prior.noise_prefill,
+                                   .noise_decode = fit->prior.noise_decode,
+                                   .interval_prefill = fit->prior.interval_prefill,
+                                   .interval_decode = fit->prior.interval_decode};
+    rates_of(&out->rates, fit, context);
+    // Covariance of the rates with each sample; L^-1 of it; and what the samples leave open.
+    const uint32_t n = fit->n;
+    double(*v)[TD_PLAN_N_RATES] = fit->shares;
+    for (uint32_t i = 0; i < n; i++) {
+        shared_variance(shared, fit, context, &fit->samples[i].context);
+        const double *row = fit->lower + (size_t)i * n;
+        for (int r = 0; r < TD_PLAN_N_RATES; r++) v[i][r] = shared[r] * fit->slope[i][r];
+        for (uint32_t k = 0; k < i; k++)
+            for (int r = 0; r < TD_PLAN_N_RATES; r++) v[i][r] -= row[k] * v[k][r];
+        for (int r = 0; r < TD_PLAN_N_RATES; r++) v[i][r] /= row[i];
+    }
+    shared_variance(shared, fit, context, context);
+    for (int r = 0; r < TD_PLAN_N_RATES; r++) out->covariance[r][r] = shared[r];
+    for (uint32_t i = 0; i < n; i++)
+        for (int r = 0; r < TD_PLAN_N_RATES; r++)
+            for (int q = 0; q < TD_PLAN_N_RATES; q++) out->covariance[r][q] -= v[i][r] * v[i][q];
+}
+
+void td_plan_belief_answer(struct td_plan_answer *out, const struct td_plan_belief *belief,
+                           const struct td_plan_cost *cost, const struct td_plan_device *device,
+                           const struct td_plan_test *test)
+{
+    double slope[TD_PLAN_N_RATES], variance = 0;
+    out->rates = belief->rates;
+    log_time(slope, cost, device, &out->rates, test);
+    out->seconds = td_plan_test_time(&out->parts, cost, device, &out->rates, test);
+    for (int r = 0; r < TD_PLAN_N_RATES; r++)
+        for (int q = 0; q < TD_PLAN_N_RATES; q++)
+            variance += slope[r] * belief->covariance[r][q] * slope[q];
+    const double noise = test->is_prefill ? belief->noise_prefill : belief->noise_decode;
+    out->log_sd = sqrt(fmax(variance, 0) + noise * noise);
+    const double wide =
+        out->log_sd * (test->is_prefill ? belief->interval_prefill : belief->interval_decode);
+    out->low = out->seconds * exp(-wide);
+    out->high = out->seconds * exp(wide);
+}
+
 void td_plan_fit_answer(struct td_plan_answer *out, const struct td_plan_fit *fit,
                         const struct td_plan_cost *cost, const struct td_plan_device *device,
                         const struct td_plan_context *context, const struct td_plan_test *test)
 {
-    double slope[TD_PLAN_N_RATES], shared[TD_PLAN_N_RATES];
-    rates_of(&out->rates, fit, context);
-    log_time(slope, cost, device, &out->rates, test);
-    out->seconds = td_plan_test_time(&out->parts, cost, device, &out->rates, test);
-
-    double variance = 0;
-    shared_variance(shared, fit, context, context);
-    for (int r = 0; r < TD_PLAN_N_RATES; r++) variance += shared[r] * slope[r] * slope[r];
-    double *v = fit->work;
-    for (uint32_t j = 0; j < fit->n; j++) {
-        v[j] = 0;
-        shared_variance(shared, fit, context, &fit->samples[j].context);
-        for (int r = 0; r < TD_PLAN_N_RATES; r++) v[j] += shared[r] * slope[r] * fit->slope[j][r];
-    }
-    solve_lower(fit->lower, fit->n, v);
-    for (uint32_t j = 0; j < fit->n; j++) variance -= v[j] * v[j];
-    const double noise = noise_of(&fit->prior, test);
-    out->log_sd = sqrt(fmax(variance, 0) + noise * noise);
-    const double wide =
-        out->log_sd * (test->is_prefill ? fit->prior.interval_prefill : fit->prior.interval_decode);
-    out->low = out->seconds * exp(-wide);
-    out->high = out->seconds * exp(wide);
+    struct td_plan_belief belief;
+    td_plan_fit_belief(&belief, fit, context);
+    td_plan_belief_answer(out, &belief, cost, device, test);
 }

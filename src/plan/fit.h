@@ -88,7 +88,22 @@ void td_plan_fit_close(struct td_plan_fit *fit);
 // The samples with their rates and weights, n of open.
 const struct td_plan_sample *td_plan_fit_samples(const struct td_plan_fit *fit);
 
-// Predicts one test on a machine.
+// What a fit knows of a machine's rates, whatever is asked of it.
+struct td_plan_belief {
+    struct td_plan_rates rates;                          // most likely
+    double covariance[TD_PLAN_N_RATES][TD_PLAN_N_RATES]; // of their logarithms
+    double noise_prefill, noise_decode;                  // as in td_plan_prior
+    double interval_prefill, interval_decode;
+};
+void td_plan_fit_belief(struct td_plan_belief *out, const struct td_plan_fit *fit,
+                        const struct td_plan_context *context);
+
+// Predicts one test from what is known of the machine.
+void td_plan_belief_answer(struct td_plan_answer *out, const struct td_plan_belief *belief,
+                           const struct td_plan_cost *cost, const struct td_plan_device *device,
+                           const struct td_plan_test *test);
+
+// Both at once.
 void td_plan_fit_answer(struct td_plan_answer *out, const struct td_plan_fit *fit,
                         const struct td_plan_cost *cost, const struct td_plan_device *device,
                         const struct td_plan_context *context, const struct td_plan_test *test);

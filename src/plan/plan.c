@@ -86,8 +86,9 @@ void td_plan_single(struct td_plan_single *out, const struct td_plan_fit *fit,
                                       fmin(goal->chunk_tokens, goal->prompt_tokens)};
     const struct td_plan_test write = {false, goal->answer_tokens, depth + goal->prompt_tokens,
                                        goal->batch, 1};
-    td_plan_fit_answer(&out->prefill, fit, cost, device, context, &read);
-    td_plan_fit_answer(&out->decode, fit, cost, device, context, &write);
+    td_plan_fit_belief(&out->belief, fit, context);
+    td_plan_belief_answer(&out->prefill, &out->belief, cost, device, &read);
+    td_plan_belief_answer(&out->decode, &out->belief, cost, device, &write);
 
     // The prompt again, chunk by chunk: its interval keeps its width in logarithms.
     const double one_prompt =
@@ -116,9 +117,10 @@ void td_plan_pair(struct td_plan_pair *out, const struct td_plan_cost *cost,
                   const struct td_plan_link *link, const struct td_plan_goal *goal)
 {
     struct td_split_ask ask = {
-        .here = {.prefill = writer->prefill_rate, .decode = writer->decode_rate},
-        .there = {.prefill = reader->prefill_rate, .decode = reader->decode_rate},
-        .n_prompt_tokens = goal->prompt_tokens,
+        // What lies before the prompt both have read.
+        .here = {writer->prefill_rate, writer->decode_rate, goal->depth_tokens, 0},
+        .there = {reader->prefill_rate, reader->decode_rate, goal->depth_tokens, 0},
+        .n_prompt_tokens = goal->depth_tokens + goal->prompt_tokens,
         .n_answer_tokens = goal->answer_tokens,
         .link_bytes_per_s = link->bytes_per_s,
         .round_trip_seconds = link->round_trip_seconds,

@@ -25,6 +25,7 @@ struct td_plan_single {
     double first_seconds, first_low, first_high; // until the last request's first token
     double total_seconds, total_low, total_high; // until the last token
     double joule;                                // at the power its maker states; 0: not stated
+    struct td_plan_belief belief;                // that all of it comes from
     struct td_split_rate prefill_rate, decode_rate;
 };
 

@@ -3,7 +3,7 @@ if(TARGET tandem)
   add_executable(pty ${CMAKE_CURRENT_SOURCE_DIR}/app/pty.c)
   target_link_libraries(pty PRIVATE td_flags)
   target_compile_definitions(pty PRIVATE _XOPEN_SOURCE=700 _DEFAULT_SOURCE _DARWIN_C_SOURCE)
-  foreach(script mistakes commands eval signals chat prefill)
+  foreach(script mistakes commands eval plan signals chat prefill)
     add_test(NAME app.${script}
       COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/app/test_${script}.sh $<TARGET_FILE:tandem>
         ${CMAKE_CURRENT_SOURCE_DIR}/data $<TARGET_FILE:pty>)
@@ -13,6 +13,13 @@ if(TARGET tandem)
       set_tests_properties(app.${script} PROPERTIES RUN_SERIAL TRUE)
     endif()
   endforeach()
+  find_program(TD_NODE node)
+  if(TD_NODE)
+    # Needs a browser and `npm ci` in tests/e2e; skipped by name without.
+    add_test(NAME app.plan_page
+      COMMAND ${TD_NODE} ${CMAKE_CURRENT_SOURCE_DIR}/e2e/plan.mjs $<TARGET_FILE:tandem>)
+    set_tests_properties(app.plan_page PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77)
+  endif()
   find_program(TD_PYTHON python3)
   if(TD_PYTHON)
     add_test(NAME app.compare
