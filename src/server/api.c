@@ -284,11 +284,17 @@ static void begin_ask(struct td_api_reply *r, const struct td_api_request *req,
     a->effort = TD_EFFORT_MEDIUM;
     a->shows_reasoning = true;
     read_ask(a, route, r->cfg);
+    // With tools the model must be free to choose its channel: it thinks, little, and unseen.
+    if (a->no_reasoning && a->n_tools > 0) a->shows_reasoning = false;
+    r->is_stream = a->is_stream;
+    if (td_is_fine(&a->rd) && a->is_load) {
+        td_ollama_load(r);
+        return;
+    }
     if (td_is_fine(&a->rd)) settle_sampling(a, r->cfg, r->rng);
     if (td_is_fine(&a->rd)) td_prompt_make(a, r->cfg);
-    r->is_stream = a->is_stream;
     if (td_is_fine(&a->rd)) td_reply_new_id(r, r->dialect->id_prefix, r->id);
-    if (td_is_fine(&a->rd) && !r->is_settled) start_jobs(r, req);
+    if (td_is_fine(&a->rd)) start_jobs(r, req);
 }
 
 struct td_api_reply *td_api_begin(struct td_api *api, const struct td_api_request *req)

@@ -134,6 +134,7 @@ struct td_ask {
     bool wants_logprobs;
     uint32_t n_top;
     bool ignore_end;
+    bool is_load; // Ollama: no question, only that the model be there
 
     // A conversation.
     bool is_chat;
@@ -210,6 +211,20 @@ struct td_call {
     bool is_done;
 };
 
+// Responses: a part of the output.
+enum td_item_kind {
+    TD_ITEM_NONE,
+    TD_ITEM_REASONING,
+    TD_ITEM_COMMENTARY,
+    TD_ITEM_FINAL,
+    TD_ITEM_CALL
+};
+struct td_item {
+    enum td_item_kind kind;
+    char id[40];
+    size_t from, from_token; // where its text and its tokens begin in those of the choice
+};
+
 struct td_choice {
     struct td_job *job;
     uint32_t i;
@@ -223,11 +238,7 @@ struct td_choice {
     bool has_progress, has_text, was_commentary, has_ended;
     enum td_job_end end;
     struct td_job_stats stats;
-    // Responses: the item being written; 0 none.
-    int item;
-    enum td_channel item_channel;
-    size_t item_from; // where its text begins in content or reasoning
-    size_t item_tokens;
+    struct td_item item; // responses: what is being written
 };
 
 struct td_api_reply {
@@ -264,6 +275,7 @@ struct td_dialect {
     const char *stream_type;
     bool is_ollama;
     bool joins_commentary; // an empty line between commentary and the final text
+    bool wants_events;     // also when the answer is no stream
     const char *id_prefix;
     void (*begin)(struct td_api_reply *r); // of a stream: it is settled
     void (*event)(struct td_api_reply *r, struct td_choice *c, const struct td_job_event *e);
@@ -274,6 +286,9 @@ struct td_dialect {
 };
 extern const struct td_dialect td_dialect_chat, td_dialect_completion, td_dialect_responses,
     td_dialect_ollama_chat, td_dialect_ollama_generate;
+
+// Ollama's answer to a request without a question.
+void td_ollama_load(struct td_api_reply *r);
 
 void td_read_chat(struct td_ask *a);
 void td_read_completion(struct td_ask *a, const struct td_api_config *cfg);

@@ -309,7 +309,7 @@ static void end_choice(struct td_api_reply *r, struct td_choice *c, const struct
     c->has_ended = true;
     c->end = e->end;
     c->stats = e->stats;
-    if (r->is_stream) r->dialect->event(r, c, e);
+    if (r->is_stream || r->dialect->wants_events) r->dialect->event(r, c, e);
     r->n_ended++;
     if (!r->outcome) r->outcome = td_reply_finish_text(c);
     if (r->n_ended < r->n_choices) return;
@@ -369,7 +369,7 @@ static void on_event(struct td_api_reply *r, struct td_choice *c, const struct t
     }
     if (e->kind == TD_JOB_END)
         end_choice(r, c, e);
-    else if (r->is_stream && is_shown(r, e))
+    else if ((r->is_stream || r->dialect->wants_events) && is_shown(r, e))
         r->dialect->event(r, c, e);
 }
 
