@@ -17,6 +17,7 @@ $(BUILD)/CMakeCache.txt: CMakeLists.txt
 help:
 	@echo "make           build/tandem, optimised"
 	@echo "make demo      install what is missing, build, answer three prompts with the small model"
+	@echo "make web       build the chat page (needs Node.js and the network once), then the program with it"
 	@echo "make quick     build and quick tests, under a minute"
 	@echo "make check     install what is missing, then every check: gcc, clang, sanitizers, NEON, fuzzing"
 	@echo "make asan      build and test with AddressSanitizer and UndefinedBehaviorSanitizer in build/asan"
@@ -26,9 +27,16 @@ help:
 	@echo "make bench     measure gpt-oss-20b at full size (random weights) in BENCH_DIR=$(BENCH_DIR)"
 	@echo "make install   to PREFIX=$(PREFIX), with the man page; DESTDIR is understood"
 
+# Without Node.js the program is whole but for its page.
+.PHONY: web
+web:
+	@scripts/web.sh
+	@$(MAKE) --no-print-directory all
+
 .PHONY: demo
 demo:
 	@scripts/setup.sh
+	@scripts/web.sh || [ $$? -eq 77 ]
 	@cmake -S . -B $(BUILD) $(CMAKE_FLAGS) >/dev/null
 	@cmake --build $(BUILD) --parallel $(JOBS) --target tandem
 	@scripts/demo.sh $(BUILD)/tandem $(BUILD)/demo

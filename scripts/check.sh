@@ -152,6 +152,7 @@ if [ "$mode" = quick ]; then
     step build build build && { step tests tests build -L quick; note_skipped "$root/tests.log" ""; }
 else
     step rules rules
+    step web scripts/web.sh
     step gcc build "$root/gcc" -DTD_WERROR=ON && {
         step gcc-tests tests "$root/gcc"
         note_skipped "$root/gcc-tests.log" gcc/

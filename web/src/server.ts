@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+// What is known of the server: its model, whether it wants a key, whether it is there.
+import { effect, signal } from "@preact/signals";
+import * as api from "./api";
+
+export const model = signal<api.Model | null>(null);
+export const needKey = signal(false);
+export const serverIsGone = signal(false);
+
+const LOOK_EVERY_MS = 3000;
+
+export async function greet() {
+  try {
+    model.value = await api.model();
+    serverIsGone.value = false;
+  } catch (error) {
+    if (!(error instanceof api.ApiError)) throw error;
+    if (error.status === 401) needKey.value = true;
+    if (error.status === 0) serverIsGone.value = true;
+  }
+}
+
+export async function enterKey(key: string) {
+  api.setKey(key);
+  needKey.value = false;
+  await greet();
+}
+
+// Once it is gone, look until it is back.
+effect(() => {
+  if (!serverIsGone.value) return undefined;
+  const timer = setInterval(async () => {
+    if (await api.isAlive()) await greet();
+  }, LOOK_EVERY_MS);
+  return () => clearInterval(timer);
+});
