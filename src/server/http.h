@@ -49,6 +49,8 @@ int td_http_open(struct td_http **out, const struct td_http_config *cfg,
 uint16_t td_http_port(const struct td_http *h);
 // No new connections; running answers go on. Any thread.
 void td_http_drain(struct td_http *h);
+// True once no request is without its whole answer, or after timeout_ms (false). Any thread.
+bool td_http_wait_idle(struct td_http *h, uint32_t timeout_ms);
 void td_http_close(struct td_http *h); // ends what is left. NULL is fine
 
 // The page: files embedded by the build. NULL: not there.
