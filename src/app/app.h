@@ -78,7 +78,8 @@ struct td_app {
     uint32_t chunk;
     bool kv_f32;
     enum td_precision precision;
-    uint64_t kv_bytes; // that n_ctx tokens may come to
+    uint64_t kv_bytes;     // that n_ctx tokens may come to
+    uint64_t max_kv_bytes; // of all sessions together; 0: as memory allows
     double load_seconds;
 };
 struct td_app_wants {
@@ -86,6 +87,7 @@ struct td_app_wants {
     uint32_t max_logits_rows; // 0: as many as fit in 64 MiB, at most the chunk
     uint32_t n_slots;         // sessions of n_ctx tokens; 0: one
     uint64_t max_kv_bytes;    // of all of them; 0: as memory allows
+    bool one_pool;            // the KV of all sessions is one pool, which holds one of n_ctx
     bool long_ctx;            // n_ctx 0: as long as the model and max_kv_bytes allow
     bool quiet;               // the model's note is shown elsewhere
     bool text;                // a tokenizer is needed: a model without one is an error

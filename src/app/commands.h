@@ -18,5 +18,6 @@ int td_cmd_prefill(const struct td_config *cfg);
 int td_cmd_doctor(const struct td_config *cfg);
 int td_cmd_key(const struct td_config *cfg);
 int td_cmd_plan(const struct td_config *cfg);
+int td_cmd_serve(const struct td_config *cfg);
 
 #endif

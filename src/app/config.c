@@ -3,6 +3,7 @@
 // option gets one sentence with the nearest one that exists.
 #include "app/config.h"
 
+#include "app/app.h"
 #include "app/options_impl.h"
 #include "base/num.h"
 #include "kernels/kernels.h"
@@ -291,6 +292,83 @@ static int parse_option(struct td_config *cfg, int argc, char **argv, int *i, st
     return set_value(v, row, value, err);
 }
 
+// ---- a file of options ------------------------------------------------------------------------
+
+// The line without what surrounds its words, in place; NULL when nothing is on it.
+static char *trim(char *line)
+{
+    line += strspn(line, " \t\r");
+    size_t n = strlen(line);
+    while (n && strchr(" \t\r", line[n - 1])) line[--n] = '\0';
+    return n && *line != '#' ? line : NULL;
+}
+
+static int set_flag(struct td_opt_value *v, const struct td_opt_row *row, const char *value,
+                    struct td_error *err)
+{
+    v->is_set = strcmp(value, "true") == 0;
+    if (v->is_set || strcmp(value, "false") == 0) return TD_OK;
+    return td_fail(err, TD_EARG, "%s is true or false, not '%.60s'", row->name + 2, value);
+}
+
+// "name = value", with or without quotes around the value.
+static int read_line(struct td_config *cfg, char *line, bool *seen, struct td_error *err)
+{
+    char *equals = strchr(line, '=');
+    if (!equals) return td_fail(err, TD_EARG, "'%.60s' is not \"name = value\"", line);
+    *equals = '\0';
+    const char *name = trim(line);
+    char *value = trim(equals + 1);
+    size_t n = value ? strlen(value) : 0;
+    if (n >= 2 && value[0] == '"' && value[n - 1] == '"') {
+        value[n - 1] = '\0';
+        value++;
+        n -= 2;
+    }
+    char word[64];
+    snprintf(word, sizeof(word), "--%.60s", name ? name : "");
+    const int opt = find_long(cfg->command, word, strlen(word));
+    if (opt == TD_OPT_CONFIG || opt == TD_OPT_HELP || n == 0)
+        return td_fail(err, TD_EARG, n ? "'%.60s' makes no sense here" : "'%.60s' has no value",
+                       word + 2);
+    if (opt < 0) return unknown_option(cfg->command, word, err);
+    if (seen[opt]) return td_fail(err, TD_EARG, "%s is given twice", word + 2);
+    seen[opt] = true;
+    struct td_opt_value *v = &cfg->values[opt];
+    if (v->is_set) return TD_OK; // the command line
+    const struct td_opt_row *row = &td_options[opt];
+    if (row->type == TD_OPT_TYPE_FLAG) return set_flag(v, row, value, err);
+    v->is_set = true;
+    return set_value(v, row, value, err);
+}
+
+int td_config_read(struct td_config *cfg, const char *path, struct td_error *err)
+{
+    enum { MAX_BYTES = 1 << 20 };
+    bool seen[TD_N_OPTS] = {false};
+    size_t n_bytes = 0;
+    int code = td_app_read_file(path, MAX_BYTES, &cfg->file, &n_bytes, err);
+    if (code != TD_OK) return code;
+    if (cfg->file && strlen(cfg->file) != n_bytes)
+        return td_fail(err, TD_EARG, "%.160s: not a text", path);
+    uint32_t i_line = 1;
+    for (char *line = cfg->file, *next; line; line = next, i_line++) {
+        next = strchr(line, '\n');
+        if (next) *next++ = '\0';
+        char *words = trim(line);
+        struct td_error why = {0};
+        code = words ? read_line(cfg, words, seen, &why) : TD_OK;
+        if (code != TD_OK) return td_fail(err, code, "%.100s, line %u: %s", path, i_line, why.msg);
+    }
+    return TD_OK;
+}
+
+void td_config_free(struct td_config *cfg)
+{
+    free(cfg->file);
+    cfg->file = NULL;
+}
+
 int td_config_parse(struct td_config *cfg, const struct td_command *command, int argc, char **argv,
                     struct td_error *err)
 {
@@ -323,6 +401,10 @@ int td_config_parse(struct td_config *cfg, const struct td_command *command, int
     cfg->args = (const char *const *)(argv + 2);
     cfg->n_args = (uint32_t)n_args;
     if (cfg->values[TD_OPT_HELP].is_set) return TD_OK;
+    if (cfg->values[TD_OPT_CONFIG].is_set) {
+        const int code = td_config_read(cfg, cfg->values[TD_OPT_CONFIG].text, err);
+        if (code != TD_OK) return code;
+    }
     if (cfg->n_args > command->n_max)
         return td_fail(err, TD_EARG, "'%s' does not know what to do with '%.100s'", command->name,
                        cfg->args[command->n_max]);

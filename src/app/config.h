@@ -118,6 +118,33 @@ enum td_opt {
     TD_OPT_VALIDATE,
     TD_OPT_CALIBRATE,
     TD_OPT_PLAN_FORM,
+    // serve
+    TD_OPT_HOST,
+    TD_OPT_PORT,
+    TD_OPT_CTX_SERVE,
+    TD_OPT_SLOTS_SERVE,
+    TD_OPT_QUEUE,
+    TD_OPT_MAX_GAP,
+    TD_OPT_KV_MEM,
+    TD_OPT_KV_DISK,
+    TD_OPT_KV_DISK_SIZE,
+    TD_OPT_MAX_ANSWER,
+    TD_OPT_NAME,
+    TD_OPT_API_KEY,
+    TD_OPT_ALLOW_PUBLIC,
+    TD_OPT_ALLOW_HOST,
+    TD_OPT_CORS,
+    TD_OPT_TLS_CERT,
+    TD_OPT_TLS_KEY,
+    TD_OPT_MAX_BODY,
+    TD_OPT_MAX_CONNECTIONS,
+    TD_OPT_MAX_PER_ADDRESS,
+    TD_OPT_MAX_RATE,
+    TD_OPT_REQUEST_TIMEOUT,
+    TD_OPT_KEEP_ALIVE,
+    TD_OPT_DRAIN_TIMEOUT,
+    TD_OPT_LOG_FORMAT,
+    TD_OPT_CONFIG,
     // every command
     TD_OPT_HELP,
     TD_N_OPTS
@@ -151,12 +178,18 @@ struct td_config {
     int isa;              // enum td_isa from TANDEM_ISA; -1 when unset
     bool no_color;        // NO_COLOR is set or the terminal is dumb
     char cache_dir[1024]; // where what is known of models is kept; "": nowhere
+    char *file;           // of --config: the text that values point into; NULL without
 };
 
 // Reads argv[2..) as options of command; positional arguments may stand between them, "--" ends the
 // options. argv is reordered: cfg->args points into it. On failure err holds one sentence.
 int td_config_parse(struct td_config *cfg, const struct td_command *command, int argc, char **argv,
                     struct td_error *err) TD_MUST_CHECK;
+// Reads a file of lines "name = value", whose names are the command's options without dashes, and
+// sets those that the command line has not. "#" begins a comment; a flag is true or false. On
+// failure err names file and line.
+int td_config_read(struct td_config *cfg, const char *path, struct td_error *err) TD_MUST_CHECK;
+void td_config_free(struct td_config *cfg);
 
 static inline bool td_opt_is_set(const struct td_config *cfg, enum td_opt opt)
 {

@@ -78,13 +78,15 @@ int main(int argc, char **argv)
     }
     if (td_config_parse(&cfg, command, argc, argv, &err) != TD_OK) {
         cfg.command = command;
-        return td_app_usage(&cfg, "%s", err.msg);
+        td_config_free(&cfg);
+        return err.code == TD_EIO ? td_app_fail(&err) : td_app_usage(&cfg, "%s", err.msg);
     }
     if (td_opt_is_set(&cfg, TD_OPT_HELP)) {
         td_help_command(stdout, command);
         return td_app_flush();
     }
     const int exit_code = command->run(&cfg);
+    td_config_free(&cfg);
     const int flush_code = td_app_flush();
     return exit_code != TD_EXIT_OK ? exit_code : flush_code;
 }

@@ -100,7 +100,7 @@ static int choose_slot_ctx(struct td_app *app, const struct td_app_wants *wants,
 {
     const struct td_spec *spec = &app->model->spec;
     const uint32_t n_slots = wants->n_slots ? wants->n_slots : 1;
-    const uint64_t budget = wants->max_kv_bytes ? wants->max_kv_bytes : free_bytes / 2;
+    const uint64_t budget = app->max_kv_bytes ? app->max_kv_bytes : free_bytes / 2;
     const uint32_t most = wants->n_ctx        ? wants->n_ctx
                           : spec->n_ctx_train ? td_min_u32(spec->n_ctx_train, MAX_CTX)
                                               : DEFAULT_CTX;
@@ -117,6 +117,13 @@ static int choose_slot_ctx(struct td_app *app, const struct td_app_wants *wants,
         const uint32_t n = wants->n_ctx ? wants->n_ctx : 2;
         const uint64_t bytes =
             n_slots * td_app_kv_bytes(spec, n, td_min_u32(app->chunk, n), app->kv_f32);
+        if (wants->one_pool)
+            return td_fail(err, TD_ENOMEM,
+                           "a conversation of %u tokens needs %s of KV cache, and %s is %s; use a "
+                           "smaller --ctx or a larger --kv-mem",
+                           n, td_text_gib(need, sizeof(need), bytes),
+                           wants->max_kv_bytes ? "--kv-mem" : "half of the free memory",
+                           td_text_gib(have, sizeof(have), budget));
         return td_fail(err, TD_ENOMEM,
                        "the KV cache of %u slot%s of %u tokens needs %s, and %s is %s; use fewer "
                        "--slots, a smaller --ctx or a larger --max-kv",
@@ -136,6 +143,12 @@ static int choose_ctx(struct td_app *app, const struct td_app_wants *wants, stru
     td_os_info(&info);
     const uint64_t free_bytes = info.available_bytes ? info.available_bytes : UINT64_MAX;
     uint32_t n = wants->n_ctx;
+    app->max_kv_bytes = wants->max_kv_bytes;
+    if (wants->one_pool && !app->max_kv_bytes) {
+        // A file's weights will lie in memory that counts as free; made ones lie there already.
+        const uint64_t weights = app->model->synth ? 0 : app->model->weights_bytes;
+        app->max_kv_bytes = free_bytes > 2 * weights ? (free_bytes - weights) / 2 : free_bytes / 4;
+    }
     if (wants->long_ctx) {
         const int code = choose_slot_ctx(app, wants, free_bytes, err);
         if (code != TD_OK) return code;
@@ -221,7 +234,7 @@ int td_app_open(struct td_app *app, const struct td_config *cfg, const struct td
                                                        .kv_f32 = app->kv_f32,
                                                        .max_rows = app->chunk,
                                                        .max_logits_rows = logits_rows,
-                                                       .max_kv_bytes = wants->max_kv_bytes,
+                                                       .max_kv_bytes = app->max_kv_bytes,
                                                        .isa = cfg->isa}};
     code = td_engine_open(&app->engine, app->model, app->backend, &config, err);
     if (code != TD_OK) goto fail;

@@ -118,6 +118,18 @@ const struct td_command td_commands[] = {
      "and\n"
      "says how far off the predictions are. FILE has the columns of data/measurements.csv.\n"
      "--measured FILE adds one's own measurements, in the same columns, to the calibration."},
+    {"serve", td_cmd_serve, "[-m MODEL] [--host ADDRESS] [--port PORT] [options]", 0, 0, false,
+     "a server with OpenAI's API, and a page to chat in",
+     "Answers OpenAI's API (chat completions, completions, responses, models) and what Ollama's\n"
+     "clients need, and shows a chat page at /. /health and /metrics tell how it is. It listens "
+     "on\n"
+     "this machine only unless --host says otherwise; then it wants --api-key, or --allow-public.\n"
+     "\n"
+     "Up to --slots answers are written at once, more wait in a queue. What is known of finished\n"
+     "conversations is kept for their next turn as far as --kv-mem allows. With --prefill, "
+     "prompts\n"
+     "may be read by another machine. Ctrl-C or SIGTERM lets running answers end, a second one\n"
+     "does not. Without -m it is the small model that comes with tandem. docs/SERVE.md has more."},
 };
 const uint32_t td_n_commands = sizeof(td_commands) / sizeof(td_commands[0]);
 
@@ -134,10 +146,11 @@ enum {
     PREFILL = 1 << 9,
     DOCTOR = 1 << 10,
     PLAN = 1 << 11,
+    SERVE = 1 << 12,
     // Where a prompt may be read elsewhere, and where there is an engine.
-    SPLIT = RUN | EVAL | BENCH,
+    SPLIT = RUN | EVAL | BENCH | SERVE,
     ENGINE = SPLIT | PREFILL | DOCTOR,
-    ALL = 0xfff,
+    ALL = 0x1fff,
 };
 
 // Rows of one command appear in its help in this order.
@@ -365,6 +378,67 @@ const struct td_opt_row td_options[TD_N_OPTS] = {
                           "fit the built-in measurements and write data/calibration.csv anew"},
     [TD_OPT_PLAN_FORM] = {"--output", 'o', TD_OPT_TYPE_CHOICE, "text|md|json|html", "text", 0, 0,
                           PLAN, "tables to read, for programs, or a page with charts and sliders"},
+
+    [TD_OPT_HOST] = {"--host", 0, TD_OPT_TYPE_TEXT, "ADDRESS", "127.0.0.1", 0, 0, SERVE,
+                     "address to listen at; 0.0.0.0 or :: are all of this machine's"},
+    [TD_OPT_PORT] = {"--port", 0, TD_OPT_TYPE_COUNT, "PORT", "8080", 0, 65535, SERVE,
+                     "port to listen at; 0: any that is free"},
+    [TD_OPT_CTX_SERVE] = {"--ctx", 'c', TD_OPT_TYPE_COUNT, "TOKENS", NULL, 2, 1 << 24, SERVE,
+                          "tokens of a conversation at most; default: what the model was trained "
+                          "for, as far as --kv-mem allows"},
+    [TD_OPT_SLOTS_SERVE] = {"--slots", 0, TD_OPT_TYPE_COUNT, "N", "4", 1, 256, SERVE,
+                            "answers that are written at once"},
+    [TD_OPT_QUEUE] = {"--queue", 0, TD_OPT_TYPE_COUNT, "N", "64", 1, 65536, SERVE,
+                      "answers that may wait for a slot; more are told to come back later"},
+    [TD_OPT_MAX_GAP] = {"--max-gap", 0, TD_OPT_TYPE_COUNT, "MS", "1000", 1, 600000, SERVE,
+                        "pause of a running stream that reading another's prompt may cause, in "
+                        "milliseconds, in 19 of 20 cases"},
+    [TD_OPT_KV_MEM] = {"--kv-mem", 0, TD_OPT_TYPE_COUNT, "SIZE", NULL, 1, UINT64_MAX, SERVE,
+                       "bytes of KV cache of all conversations together, like 4G; default: half of "
+                       "what memory is free"},
+    [TD_OPT_KV_DISK] = {"--kv-disk", 0, TD_OPT_TYPE_TEXT, "DIR", NULL, 0, 0, SERVE,
+                        "keep KV of conversations there, also over a restart"},
+    [TD_OPT_KV_DISK_SIZE] = {"--kv-disk-size", 0, TD_OPT_TYPE_COUNT, "SIZE", "8G", 1, UINT64_MAX,
+                             SERVE, "bytes on disk at most; the oldest go first"},
+    [TD_OPT_MAX_ANSWER] = {"--max-answer", 0, TD_OPT_TYPE_COUNT, "TOKENS", "0", 0, UINT32_MAX / 2,
+                           SERVE,
+                           "length of an answer when a request does not say; 0: as the context "
+                           "holds"},
+    [TD_OPT_NAME] = {"--name", 0, TD_OPT_TYPE_TEXT, "NAME", NULL, 0, 0, SERVE,
+                     "name of the model in the API; default: the file's"},
+    [TD_OPT_API_KEY] = {"--api-key", 0, TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, SERVE,
+                        "clients must send what this file holds, as Authorization: Bearer KEY"},
+    [TD_OPT_ALLOW_PUBLIC] = {"--allow-public", 0, TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, SERVE,
+                             "let others than this machine ask without an API key"},
+    [TD_OPT_ALLOW_HOST] = {"--allow-host", 0, TD_OPT_TYPE_TEXT, "NAME,..", NULL, 0, 0, SERVE,
+                           "further names that clients may know this server by"},
+    [TD_OPT_CORS] = {"--cors", 0, TD_OPT_TYPE_TEXT, "ORIGIN,..", NULL, 0, 0, SERVE,
+                     "pages of these origins (https://example.org) may ask; *: of all"},
+    [TD_OPT_TLS_CERT] = {"--tls-cert", 0, TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, SERVE,
+                         "https, with this certificate chain (PEM)"},
+    [TD_OPT_TLS_KEY] = {"--tls-key", 0, TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, SERVE,
+                        "and its private key (PEM)"},
+    [TD_OPT_MAX_BODY] = {"--max-body", 0, TD_OPT_TYPE_COUNT, "SIZE", "32M", 1024, 1u << 30, SERVE,
+                         "bytes of a request at most"},
+    [TD_OPT_MAX_CONNECTIONS] = {"--max-connections", 0, TD_OPT_TYPE_COUNT, "N", "4096", 1, 100000,
+                                SERVE, "connections at once; the longest idle one makes room"},
+    [TD_OPT_MAX_PER_ADDRESS] = {"--max-per-address", 0, TD_OPT_TYPE_COUNT, "N", "0", 0, 100000,
+                                SERVE, "connections of one address; 0: no limit of its own"},
+    [TD_OPT_MAX_RATE] = {"--max-rate", 0, TD_OPT_TYPE_COUNT, "N", "0", 0, 1000000, SERVE,
+                         "requests a second of one address; 0: no limit"},
+    [TD_OPT_REQUEST_TIMEOUT] = {"--request-timeout", 0, TD_OPT_TYPE_COUNT, "SECONDS", "30", 1, 3600,
+                                SERVE,
+                                "a request that has not arrived as a whole by then is given up"},
+    [TD_OPT_KEEP_ALIVE] = {"--keep-alive", 0, TD_OPT_TYPE_COUNT, "SECONDS", "10", 1, 3600, SERVE,
+                           "a stream never stays silent for longer"},
+    [TD_OPT_DRAIN_TIMEOUT] = {"--drain-timeout", 0, TD_OPT_TYPE_COUNT, "SECONDS", "60", 0, 86400,
+                              SERVE, "how long running answers may go on after SIGTERM"},
+    [TD_OPT_LOG_FORMAT] = {"--log-format", 0, TD_OPT_TYPE_CHOICE, "text|json|none", "text", 0, 0,
+                           SERVE,
+                           "a line for each request on the standard error; never what was said"},
+    [TD_OPT_CONFIG] = {"--config", 0, TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, SERVE,
+                       "read options from FILE, a line \"name = value\" each; what the command "
+                       "line says counts more"},
 
     [TD_OPT_HELP] = {"--help", 'h', TD_OPT_TYPE_FLAG, NULL, NULL, 0, 0, ALL, "this help"},
 };

@@ -275,19 +275,25 @@ static void end_lingers(struct td_http *h, uint64_t now_ns)
     }
 }
 
+// Moments that other threads noted may lie after now_ns.
+static bool is_over(uint64_t since_ns, uint64_t now_ns, uint64_t limit_ns)
+{
+    return now_ns > since_ns && now_ns - since_ns > limit_ns;
+}
+
 static void look_at_conns(struct td_http *h, uint64_t now_ns)
 {
     const uint64_t arrive_ns = h->cfg.header_timeout_s * (uint64_t)1000000000;
     const uint64_t silent_ns = h->cfg.keep_alive_s * (uint64_t)1000000000;
     for (struct td_http_conn *c = h->conns; c; c = c->next) {
-        if (c->state == CONN_ARRIVING && now_ns - c->since_ns > arrive_ns) {
+        if (c->state == CONN_ARRIVING && is_over(c->since_ns, now_ns, arrive_ns)) {
             h->n_cut++;
             end_conn(c);
             c->since_ns = now_ns;
         }
         struct td_http_request *r = c->request;
         if (r && r->is_answering && r->is_stream && r->is_suspended &&
-            now_ns - r->last_out_ns > silent_ns) {
+            is_over(r->last_out_ns, now_ns, silent_ns)) {
             r->wants_word = true;
             http_request_resume(r);
         }
