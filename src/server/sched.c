@@ -11,6 +11,11 @@
 #include <time.h>
 
 #define DEFAULT_GAP_MS 1000u
+// How long the thread sleeps at most: while peers read prompts, while there are peers, and before
+// it uses a quiet moment to write to the disk.
+#define FETCH_MS 20u
+#define TEND_MS  100u
+#define SAVE_MS  500u
 
 // ---- the thread -------------------------------------------------------------------------------
 
@@ -59,29 +64,76 @@ static void cancel_all(struct td_sched *s)
         if (s->slots[i].work) td_sched_end(s, s->slots[i].work, TD_JOB_CANCELLED, NULL);
 }
 
-// Waits until there is something to do; false when it shall end.
-static bool wait_for_work(struct td_sched *s)
+static void timeout_at(struct timespec *out, uint32_t timeout_ms)
 {
+    clock_gettime(CLOCK_REALTIME, out);
+    out->tv_sec += (time_t)(timeout_ms / 1000);
+    out->tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+    if (out->tv_nsec >= 1000000000) out->tv_sec++, out->tv_nsec -= 1000000000;
+}
+
+// Waits until somebody has something to tell, at most timeout_ms (0: as long as it takes); false
+// when it shall end.
+static bool wait_for_news(struct td_sched *s, uint32_t timeout_ms)
+{
+    struct timespec end;
+    timeout_at(&end, timeout_ms);
+    int code = 0;
     pthread_mutex_lock(&s->mutex);
-    while (!s->is_closing && !s->has_wake && s->n_running == 0)
-        pthread_cond_wait(&s->wake, &s->mutex);
+    while (!s->is_closing && !s->has_wake && code == 0)
+        code = timeout_ms ? pthread_cond_timedwait(&s->wake, &s->mutex, &end)
+                          : pthread_cond_wait(&s->wake, &s->mutex);
     const bool goes_on = !s->is_closing;
     pthread_mutex_unlock(&s->mutex);
     return goes_on;
 }
 
+static bool is_closing(struct td_sched *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    const bool is = s->is_closing;
+    pthread_mutex_unlock(&s->mutex);
+    return is;
+}
+
+// Nothing to compute: looks after peers and the disk, or sleeps. False when it shall end.
+static bool rest(struct td_sched *s)
+{
+    if (s->n_at_work > 0) return wait_for_news(s, FETCH_MS);
+    td_sched_count_engine(s, true);
+    // Somebody may go on at once; only then is there time for the disk.
+    const bool has_disk = s->cfg.disk && s->n_saved != UINT32_MAX;
+    if (has_disk && s->is_resting) {
+        if (!td_sched_save_one(s)) s->n_saved = UINT32_MAX;
+        return !is_closing(s);
+    }
+    s->is_resting = true;
+    if (has_disk) return wait_for_news(s, SAVE_MS);
+    return wait_for_news(s, s->cfg.remote ? TEND_MS : 0);
+}
+
 static void *work(void *ctx)
 {
     struct td_sched *s = ctx;
-    while (wait_for_work(s)) {
+    bool goes_on = true;
+    while (goes_on) {
         take_inbox(s);
         end_cancelled(s);
         td_sched_admit(s);
-        if (s->n_at_work > 0) td_sched_step(s);
-        if (s->n_at_work == 0) td_sched_count_engine(s, true);
+        const bool wants_step = td_sched_poll(s);
+        if (wants_step || td_sched_can_step(s)) {
+            s->is_resting = false;
+            td_sched_step(s);
+            goes_on = !is_closing(s);
+        } else if (!s->queue || s->n_at_work > 0) {
+            goes_on = rest(s);
+        }
     }
     take_inbox(s);
     cancel_all(s);
+    s->n_saved = 0;
+    while (td_sched_save_one(s)) {
+    }
     return NULL;
 }
 
@@ -135,11 +187,6 @@ int td_sched_open(struct td_sched **out, const struct td_sched_config *cfg, stru
     pthread_cond_init(&s->wake, NULL);
     pthread_cond_init(&s->idle, NULL);
     s->inbox_end = &s->inbox;
-    s->backend = td_engine_backend(cfg->engine);
-    struct td_device_report report;
-    td_engine_report(cfg->engine, &report);
-    s->page_bytes = report.kv_page_bytes;
-    s->page_tokens = report.kv_page_tokens;
     td_pacer_init(&s->pacer, cfg->chunk, (double)s->cfg.max_gap_ms * 1e-3);
     td_engine_cache(cfg->engine, cfg->max_cache_bytes ? cfg->max_cache_bytes : UINT64_MAX);
 
@@ -168,7 +215,8 @@ static struct td_work *new_work(struct td_sched *s, struct td_job *job)
     w->submit_ns = td_clock_ns();
     w->n = w->n_prompt = spec->n_tokens;
     w->stats.n_prompt = spec->n_tokens;
-    td_sched_plan(s, w);
+    const uint32_t n_room = s->cfg.n_ctx - w->n_prompt;
+    w->n_limit = spec->max_tokens && spec->max_tokens < n_room ? spec->max_tokens : n_room;
     w->tokens = malloc(((size_t)w->n_prompt + w->n_limit) * sizeof(*w->tokens));
     if (!w->tokens) {
         free(w);
@@ -198,6 +246,7 @@ static int put(struct td_sched *s, struct td_work *w, uint32_t *retry_s_out, str
         *s->inbox_end = w;
         s->inbox_end = &w->next;
         s->n_queued++;
+        s->n_open++;
         s->has_wake = true;
         pthread_cond_signal(&s->wake);
     }
@@ -237,15 +286,11 @@ void td_sched_drain(struct td_sched *s)
 bool td_sched_wait_idle(struct td_sched *s, uint32_t timeout_ms)
 {
     struct timespec end;
-    clock_gettime(CLOCK_REALTIME, &end);
-    end.tv_sec += (time_t)(timeout_ms / 1000);
-    end.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-    if (end.tv_nsec >= 1000000000) end.tv_sec++, end.tv_nsec -= 1000000000;
+    timeout_at(&end, timeout_ms);
     pthread_mutex_lock(&s->mutex);
     int code = 0;
-    while (s->n_running + s->n_queued > 0 && code == 0)
-        code = pthread_cond_timedwait(&s->idle, &s->mutex, &end);
-    const bool is_idle = s->n_running + s->n_queued == 0;
+    while (s->n_open > 0 && code == 0) code = pthread_cond_timedwait(&s->idle, &s->mutex, &end);
+    const bool is_idle = s->n_open == 0;
     pthread_mutex_unlock(&s->mutex);
     return is_idle;
 }

@@ -5,6 +5,7 @@
 
 #include "server/answer.h"
 #include "server/job_impl.h"
+#include "server/kvdisk.h"
 #include "server/sched.h"
 #include "server/sched_pace.h"
 
@@ -12,8 +13,9 @@
 #include <stdatomic.h>
 
 enum td_work_state {
-    TD_WORK_WAITING, // in the queue
-    TD_WORK_READING, // its prompt is being computed
+    TD_WORK_WAITING,  // in the queue
+    TD_WORK_FETCHING, // a peer reads its prompt
+    TD_WORK_READING,  // its prompt is being computed
     TD_WORK_WRITING,
 };
 
@@ -32,6 +34,12 @@ struct td_work {
     struct td_sampler *sampler;
     struct td_answer *answer;
     struct td_job_stats stats;
+    struct td_remote_try *fetch; // NULL: computed here
+    struct td_remote_ask ask;
+    uint32_t n_told;     // progress, as told last
+    uint32_t n_known;    // of the prompt: in the KV when computing began
+    double step_seconds; // of the steps that read it
+    bool was_beside;     // others were in its steps
 };
 
 // A place at work: a session, empty between two works.
@@ -48,20 +56,22 @@ struct td_rate_now {
 struct td_sched {
     struct td_sched_config cfg;
     pthread_t thread;
-    const struct td_backend *backend;
 
     // The scheduler's thread alone.
     struct td_slot *slots; // (cfg.n_slots)
     struct td_work *queue; // by arrival
     uint64_t virtual_turn, n_admitted;
     uint32_t n_at_work;
+    bool is_resting;         // nothing to compute since the last look
     bool is_tight;           // memory ran out: nobody starts until somebody has ended
     uint64_t promised_bytes; // need_bytes of what is at work
     uint64_t page_bytes;     // of one layer
     uint32_t page_tokens;
     struct td_pacer pacer;
     struct td_rate_now reading, writing;
-    uint64_t report_ns; // when stats were last taken from the engine
+    struct td_timeline timeline; // being saved: too large for a stack
+    uint32_t n_saved;            // kept conversations looked at since something ended
+    uint64_t report_ns;          // when stats were last taken from the engine
 
     _Atomic bool is_draining;
 
@@ -71,6 +81,7 @@ struct td_sched {
     bool is_closing, has_wake;
     struct td_work *inbox, **inbox_end;
     uint32_t n_queued, n_running;
+    uint32_t n_open;        // submitted, and their last event is not given yet
     double service_seconds; // of an answer, smoothed; 0: not known yet
     struct td_sched_stats stats;
 };
@@ -88,17 +99,36 @@ uint32_t td_sched_retry_s(uint32_t n_ahead, uint32_t n_slots, double service_sec
 // sched_slot.c
 // Gives slots to those in the queue, as far as there are slots and memory.
 void td_sched_admit(struct td_sched *s);
-// What it may write, and the memory that may take.
-void td_sched_plan(struct td_sched *s, struct td_work *w);
+// Sets the memory that it may take from now on.
+void td_sched_estimate(struct td_sched *s, struct td_work *w);
 // The slot is free; what was computed is kept for a later request that begins alike.
 void td_sched_release(struct td_sched *s, struct td_work *w);
 // Memory has run out in a step: the youngest work waits again, what it has computed may go. False
 // when only one is at work.
 bool td_sched_make_room(struct td_sched *s);
 
+// sched_remote.c
+// Asks the peers to read the prompt; the work is FETCHING, or READING when none will.
+int td_sched_fetch(struct td_sched *s, struct td_work *w, struct td_error *err) TD_MUST_CHECK;
+// Between two steps: looks after peers and what they read. True when a step is wanted although
+// nobody here wants one.
+bool td_sched_poll(struct td_sched *s);
+// The prompt is read, or given up: what came from peers is counted.
+void td_sched_fetched(struct td_sched *s, struct td_work *w);
+// What the prompt's end, or the answer's (is_over), shows of this machine's speed.
+void td_sched_saw_speed(struct td_sched *s, const struct td_work *w, bool is_over);
+
+// sched_disk.c
+// Reads the prompt's beginning into the slot's session, if that saves something.
+void td_sched_load(struct td_sched *s, struct td_work *w);
+// Writes the next kept conversation; false when there is none left.
+bool td_sched_save_one(struct td_sched *s);
+
 // sched_step.c
 // One step of all that is at work, and what follows from it.
 void td_sched_step(struct td_sched *s);
+// Whether anybody at work wants one.
+bool td_sched_can_step(struct td_sched *s);
 // The job's last event; the work is gone. failure: NULL, or why.
 void td_sched_end(struct td_sched *s, struct td_work *w, enum td_job_end end,
                   const struct td_error *failure);

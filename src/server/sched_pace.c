@@ -42,15 +42,24 @@ double td_pacer_expect(const struct td_pacer *p, uint32_t rows)
     return below_rows > 0 ? below_seconds * (double)rows / below_rows : 0;
 }
 
+// A prompt's rows get slower the deeper they are, for all sizes of steps: what one size shows
+// counts for the others too.
+static void scale_others(struct td_pacer *p, uint32_t except, double ratio)
+{
+    for (uint32_t b = bucket_of(MIN_ROWS); b < TD_PACER_BUCKETS; b++)
+        if (b != except) p->buckets[b].seconds *= 1.0 + SMOOTH * (ratio - 1.0);
+}
+
 void td_pacer_saw(struct td_pacer *p, uint32_t rows, double seconds)
 {
     if (rows == 0) return;
-    const double expected = td_pacer_expect(p, rows);
-    if (expected > 0) {
-        const double over = fmax(seconds / expected - 1.0, 0.0);
-        p->excess += SMOOTH * (fmin(over, 1.0) - p->excess);
-    }
     const uint32_t b = bucket_of(rows);
+    const double expected = td_pacer_expect(p, rows);
+    if (expected > 0 && p->buckets[b].rows > 0) {
+        const double ratio = fmin(fmax(seconds / expected, 0.5), 2.0);
+        p->excess += SMOOTH * (fmax(ratio - 1.0, 0.0) - p->excess);
+        if (rows >= MIN_ROWS) scale_others(p, b, ratio);
+    }
     if (p->buckets[b].rows == 0) {
         p->buckets[b].rows = rows;
         p->buckets[b].seconds = seconds;

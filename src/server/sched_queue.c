@@ -23,6 +23,7 @@ void td_sched_enqueue(struct td_sched *s, struct td_work *w)
         if ((*at)->client == w->client && (*at)->turn > last) last = (*at)->turn;
     w->turn = last + 1;
     w->state = TD_WORK_WAITING;
+    td_sched_estimate(s, w);
     w->next = NULL;
     *at = w;
 }

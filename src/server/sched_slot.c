@@ -6,25 +6,11 @@
 #include "base/clock.h"
 #include "base/num.h"
 
-// A beginning in common that is shorter is computed again sooner than it is waited for.
+// A beginning in common that is shorter is not worth waiting for.
 #define MIN_SHARED 64u
 // Tokens of an answer without a limit that memory is asked for at the start. When it gets longer
 // and memory runs out, the youngest waits.
-#define USUAL_ANSWER 1024u
-
-// KV of n tokens at most: pages that are shared with others count for each.
-static uint64_t need_bytes(const struct td_sched *s, uint32_t n)
-{
-    const struct td_spec *spec = &td_engine_model(s->cfg.engine)->spec;
-    uint64_t n_pages = 0;
-    for (uint32_t il = 0; il < spec->n_layers; il++) {
-        const uint32_t window = spec->kv[il].window;
-        uint64_t n_held = n;
-        if (window && (uint64_t)window + s->cfg.chunk < n) n_held = (uint64_t)window + s->cfg.chunk;
-        n_pages += n_held / s->page_tokens + 2; // begins and ends inside a page
-    }
-    return n_pages * s->page_bytes;
-}
+#define USUAL_ANSWER 512u
 
 static uint32_t n_same(const struct td_work *a, const struct td_work *b)
 {
@@ -39,9 +25,11 @@ static bool is_being_read(const struct td_sched *s, const struct td_work *w)
 {
     for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
         const struct td_work *other = s->slots[i].work;
-        if (!other || other->state != TD_WORK_READING) continue;
-        const uint32_t n_done = s->backend->kv_len(td_session_kv(s->slots[i].session));
-        if (n_same(w, other) >= n_done + MIN_SHARED) return true;
+        if (!other || (other->state != TD_WORK_READING && other->state != TD_WORK_FETCHING))
+            continue;
+        const uint32_t n_shared = n_same(w, other);
+        if (n_shared >= MIN_SHARED && n_shared > td_session_computed(s->slots[i].session))
+            return true;
     }
     return false;
 }
@@ -54,6 +42,13 @@ static bool may_start(struct td_sched *s, const struct td_work *w)
          (s->cfg.max_kv_bytes > 0 && s->promised_bytes + w->need_bytes > s->cfg.max_kv_bytes)))
         return false;
     return !is_being_read(s, w);
+}
+
+void td_sched_estimate(struct td_sched *s, struct td_work *w)
+{
+    uint32_t n_more = w->n_limit - w->n_written;
+    if (!w->job->spec.max_tokens) n_more = td_min_u32(n_more, USUAL_ANSWER);
+    w->need_bytes = td_engine_kv_need(s->cfg.engine, w->n + n_more);
 }
 
 static struct td_slot *free_slot(struct td_sched *s)
@@ -85,14 +80,17 @@ static int start(struct td_sched *s, struct td_work *w, struct td_error *err)
     int code = TD_OK;
     if (!slot->session) code = td_session_open(&slot->session, s->cfg.engine, s->cfg.n_ctx, err);
     if (code == TD_OK) code = open_answer(s, w, err);
-    if (code == TD_OK)
-        code = td_session_want(slot->session, w->tokens, w->n, w->job->spec.marks,
-                               w->job->spec.n_marks, err);
+    if (code != TD_OK) return code;
+    td_sched_load(s, w);
+    if (s->cfg.remote && w->n_written == 0) return td_sched_fetch(s, w, err);
+    code = td_session_want(slot->session, w->tokens, w->n, w->job->spec.marks, w->job->spec.n_marks,
+                           err);
     if (code != TD_OK) return code;
     w->state = TD_WORK_READING;
+    w->n_known = td_session_reused(slot->session);
     if (w->n_written == 0) {
-        w->stats.n_reused = td_session_reused(slot->session);
-        td_job_add_progress(w->job, w->stats.n_reused, w->n_prompt, false);
+        w->stats.n_reused = w->n_known;
+        td_job_add_progress(w->job, w->n_known, w->n_prompt, false);
     }
     return TD_OK;
 }
@@ -121,15 +119,6 @@ void td_sched_admit(struct td_sched *s)
     }
 }
 
-void td_sched_plan(struct td_sched *s, struct td_work *w)
-{
-    const uint32_t n_wanted = w->job->spec.max_tokens;
-    const uint32_t n_room = s->cfg.n_ctx - w->n_prompt;
-    w->n_limit = n_wanted && n_wanted < n_room ? n_wanted : n_room;
-    w->need_bytes =
-        need_bytes(s, w->n_prompt + (n_wanted ? w->n_limit : td_min_u32(w->n_limit, USUAL_ANSWER)));
-}
-
 void td_sched_release(struct td_sched *s, struct td_work *w)
 {
     struct td_slot *slot = w->slot;
@@ -152,6 +141,7 @@ bool td_sched_make_room(struct td_sched *s)
     // Until somebody ends, so that it does not come back into the same trouble.
     s->is_tight = true;
     // What it wrote stays; its KV is computed again later, with the same bits.
+    td_sched_fetched(s, youngest);
     td_sched_release(s, youngest);
     td_sched_enqueue(s, youngest);
     youngest->turn = 0; // it has had its turn

@@ -48,20 +48,26 @@ void td_sched_end(struct td_sched *s, struct td_work *w, enum td_job_end end,
     const bool is_at_work = w->slot != NULL;
     struct td_job *job = w->job;
     td_job_interrupt(job, NULL);
+    td_sched_fetched(s, w);
     finish_stats(s, w, failure != NULL, end == TD_JOB_CANCELLED && !failure);
+    td_sched_saw_speed(s, w, true);
     td_sched_release(s, w);
+    s->n_saved = 0;
     s->is_tight = false;
     pthread_mutex_lock(&s->mutex);
     if (is_at_work)
         s->n_running--;
     else
         s->n_queued--;
-    if (s->n_running + s->n_queued == 0) pthread_cond_broadcast(&s->idle);
     pthread_mutex_unlock(&s->mutex);
+    // Whoever reads the end finds it counted; whoever waits for the scheduler finds it given.
     td_job_add_end(job, end, &w->stats, failure);
     td_job_tell(job);
     td_sched_free_work(w);
     td_job_detach(job);
+    pthread_mutex_lock(&s->mutex);
+    if (--s->n_open == 0) pthread_cond_broadcast(&s->idle);
+    pthread_mutex_unlock(&s->mutex);
 }
 
 // The answer ends as it says, once what was held back is given.
@@ -114,6 +120,10 @@ static void write_token(struct td_sched *s, struct td_work *w)
     w->state = TD_WORK_WRITING;
     w->tokens[w->n++] = token;
     w->n_written++;
+    if (w->n_written == 1) {
+        td_sched_fetched(s, w);
+        td_sched_saw_speed(s, w, false);
+    }
 
     struct td_error err;
     bool is_over = false;
@@ -136,8 +146,10 @@ static void on_failure(struct td_sched *s, int code, const struct td_error *err)
 {
     if (code == TD_ECANCEL) return;
     if (code == TD_ENOMEM && td_sched_make_room(s)) return;
-    for (uint32_t i = 0; i < s->cfg.n_slots; i++)
-        if (s->slots[i].work) td_sched_end(s, s->slots[i].work, TD_JOB_STOPPED, err);
+    for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
+        struct td_work *w = s->slots[i].work;
+        if (w && w->state != TD_WORK_FETCHING) td_sched_end(s, w, TD_JOB_STOPPED, err);
+    }
 }
 
 static void after_step(struct td_sched *s)
@@ -149,43 +161,70 @@ static void after_step(struct td_sched *s)
             td_sched_end(s, w, TD_JOB_CANCELLED, NULL);
             continue;
         }
+        if (w->state == TD_WORK_FETCHING) continue;
         struct td_session *session = s->slots[i].session;
         if (td_session_state(session) == TD_SESSION_READY)
             write_token(s, w);
         else if (w->state == TD_WORK_READING && w->n_written == 0)
-            td_job_add_progress(w->job, s->backend->kv_len(td_session_kv(session)), w->n_prompt,
-                                false);
+            td_job_add_progress(w->job, td_session_computed(session), w->n_prompt, false);
     }
     // After all have their token: whoever is told wants a core.
     for (uint32_t i = 0; i < s->cfg.n_slots; i++)
         if (s->slots[i].work) td_job_tell(s->slots[i].work->job);
 }
 
+// Who is in the next step, and how many of them write; only_out: the only one, or NULL.
+static uint32_t count_stepping(struct td_sched *s, uint32_t *n_single_out,
+                               struct td_slot **only_out)
+{
+    uint32_t n = 0;
+    *n_single_out = 0;
+    for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
+        struct td_slot *slot = &s->slots[i];
+        if (!slot->work || slot->work->state == TD_WORK_FETCHING) continue;
+        *n_single_out += slot->work->state == TD_WORK_WRITING;
+        *only_out = n++ == 0 ? slot : NULL;
+    }
+    return n;
+}
+
+static void count_for_each(struct td_sched *s, bool is_alone, double seconds)
+{
+    for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
+        struct td_work *w = s->slots[i].work;
+        if (!w || w->state == TD_WORK_FETCHING) continue;
+        w->was_beside |= !is_alone;
+        if (w->state == TD_WORK_READING) w->step_seconds += seconds;
+    }
+}
+
 void td_sched_step(struct td_sched *s)
 {
-    uint32_t n_single = 0;
+    uint32_t n_single = 0, n_rows = 0;
     struct td_slot *only = NULL;
-    for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
-        if (!s->slots[i].work) continue;
-        n_single += s->slots[i].work->state == TD_WORK_WRITING;
-        only = &s->slots[i];
-    }
+    (void)count_stepping(s, &n_single, &only);
     // With others in the step, a cancel waits for its end; alone it need not.
-    if (s->n_at_work != 1) only = NULL;
     if (only) td_job_interrupt(only->work->job, only->session);
     td_engine_limit_rows(s->cfg.engine, td_pacer_rows(&s->pacer, n_single));
     const uint64_t begin_ns = td_clock_ns();
     struct td_error err;
-    uint32_t n_rows = 0;
     const int code = td_engine_step(s->cfg.engine, &n_rows, &err);
     const double seconds = td_sched_seconds(begin_ns, td_clock_ns());
     if (only) td_job_interrupt(only->work->job, NULL);
     if (code == TD_OK) {
         td_pacer_saw(&s->pacer, n_rows, seconds);
         td_sched_count_step(s, n_rows > n_single ? n_rows - n_single : 0, n_single, seconds);
+        count_for_each(s, only != NULL, seconds);
     } else {
         on_failure(s, code, &err);
     }
     after_step(s);
     td_sched_count_engine(s, false);
+}
+
+bool td_sched_can_step(struct td_sched *s)
+{
+    uint32_t n_single = 0;
+    struct td_slot *only = NULL;
+    return count_stepping(s, &n_single, &only) > 0;
 }
