@@ -162,7 +162,8 @@ static void take_avx512(struct td_kernels *k)
     k->mm_bf16_f32 = td_mm_bf16_f32_avx512;
     k->mm_q8_0_f32 = td_mm_q8_0_f32_avx512;
     k->mm_mxfp4_f32 = td_mm_mxfp4_f32_avx512;
-    k->mm_mxfp4_q8 = td_mm_mxfp4_q8_avx512;
+    k->mm_mxfp4_q8 =
+        __builtin_cpu_supports("avx512vbmi") ? td_mm_mxfp4_q8_vbmi : td_mm_mxfp4_q8_avx512;
     k->mm_q8_0_q16 = td_mm_q8_0_q16_avx512;
     k->row_f32 = td_row_f32_avx512;
     k->rmsnorm = td_rmsnorm_avx512;

@@ -19,38 +19,18 @@
 // A peer that is alive and does not get to so short a prompt is of no use now.
 #define WAIT_NS 60000000000u
 
-struct canary {
+struct td_canary {
     struct td_far *far;
     int32_t tokens[N_TOKENS];
     uint32_t n;
     struct td_session *here, *there; // computed here; fetched
+    struct td_fetch *fetch;          // NULL: over
     float *logits;                   // (n_vocab) as the peer says
+    uint64_t begin_ns;
 };
 
-static int fetch(struct canary *y, struct td_error *err)
-{
-    struct td_fetch *f;
-    const uint64_t t0 = td_clock_ns();
-    int code = td_fetch_ask(&f, y->far, y->there, y->tokens, y->n, y->logits, err);
-    if (code) return code;
-    enum td_fetch_state state;
-    do {
-        state = td_fetch_poll(f, 100, err);
-    } while (state == TD_FETCH_RUNNING && td_clock_ns() - t0 < WAIT_NS);
-    struct td_recv_report in;
-    td_recv_report(f->recv, &in);
-    code = f->code;
-    td_fetch_end(f);
-    if (state == TD_FETCH_RUNNING)
-        return td_fail(err, TD_EFULL, "%s does not get to the canary", y->far->cfg.where);
-    if (code) return code;
-    if (in.n_logits != td_engine_model(y->far->cfg.engine)->spec.n_vocab)
-        return td_fail(err, TD_EFORMAT, "%s sent no logits with the canary", y->far->cfg.where);
-    return TD_OK;
-}
-
 // KV of positions of one layer in the canonical layout.
-static int read_kv(const struct canary *y, struct td_session *s, const struct td_kv_span *where,
+static int read_kv(const struct td_canary *y, struct td_session *s, const struct td_kv_span *where,
                    void *out, size_t size_bytes, struct td_error *err)
 {
     const struct td_backend *b = y->far->cfg.backend;
@@ -77,7 +57,8 @@ static double value(const uint8_t *kv, bool is_f32, size_t i)
 }
 
 // Relative RMS difference of one layer's KV.
-static int compare_layer(const struct canary *y, uint32_t layer, double *out, struct td_error *err)
+static int compare_layer(const struct td_canary *y, uint32_t layer, double *out,
+                         struct td_error *err)
 {
     const struct td_kv_layer *l = &td_engine_model(y->far->cfg.engine)->spec.kv[layer];
     // What a sliding-window layer still holds on both sides.
@@ -123,7 +104,7 @@ static double divergence(const float *here, const float *there, uint32_t n)
     return kl;
 }
 
-static int compare(struct canary *y, struct td_error *err)
+static int compare(struct td_canary *y, struct td_error *err)
 {
     struct td_far *far = y->far;
     const struct td_spec *spec = &td_engine_model(far->cfg.engine)->spec;
@@ -153,23 +134,75 @@ static int compare(struct canary *y, struct td_error *err)
     return TD_OK;
 }
 
-int td_canary_run(struct td_far *far, struct td_error *err)
+int td_canary_begin(struct td_canary **out, struct td_far *far, struct td_error *err)
 {
-    struct canary y = {.far = far, .n = td_min_u32(N_TOKENS, far->conn->welcome.max_tokens)};
+    *out = NULL;
+    struct td_canary *y = calloc(1, sizeof(*y));
+    if (!y) return td_fail(err, TD_ENOMEM, "no memory for the canary");
+    y->far = far;
+    y->n = td_min_u32(N_TOKENS, far->conn->welcome.max_tokens);
+    y->begin_ns = td_clock_ns();
     const uint32_t n_vocab = td_engine_model(far->cfg.engine)->spec.n_vocab;
     struct td_rng rng = {SEED};
-    for (uint32_t i = 0; i < y.n; i++) y.tokens[i] = (int32_t)(td_rng_u64(&rng) % n_vocab);
-    const uint64_t t0 = td_clock_ns();
-    int code = td_session_open(&y.here, far->cfg.engine, y.n, err);
-    if (!code) code = td_session_open(&y.there, far->cfg.engine, y.n, err);
-    y.logits = malloc(n_vocab * sizeof(*y.logits));
-    if (!code && !y.logits) code = td_fail(err, TD_ENOMEM, "no memory for the canary");
-    if (!code) code = fetch(&y, err);
-    if (!code) code = td_session_sync(y.here, y.tokens, y.n, NULL, 0, NULL, NULL, err);
-    if (!code) code = compare(&y, err);
-    td_session_close(y.here);
-    td_session_close(y.there);
-    free(y.logits);
-    far->canary_seconds = (double)(td_clock_ns() - t0) / 1e9;
+    for (uint32_t i = 0; i < y->n; i++) y->tokens[i] = (int32_t)(td_rng_u64(&rng) % n_vocab);
+    int code = td_session_open(&y->here, far->cfg.engine, y->n, err);
+    if (!code) code = td_session_open(&y->there, far->cfg.engine, y->n, err);
+    y->logits = malloc(n_vocab * sizeof(*y->logits));
+    if (!code && !y->logits) code = td_fail(err, TD_ENOMEM, "no memory for the canary");
+    if (!code) td_session_isolate(y->here);
+    if (!code) td_session_isolate(y->there);
+    // Asked for before it is wanted here: nothing of it is known yet.
+    if (!code) code = td_fetch_ask(&y->fetch, far, y->there, y->tokens, y->n, y->logits, err);
+    if (!code) code = td_session_want(y->here, y->tokens, y->n, NULL, 0, err);
+    if (code)
+        td_canary_end(y);
+    else
+        *out = y;
     return code;
+}
+
+// What the peer sent is whole: whether it is all there.
+static int end_fetch(struct td_canary *y, struct td_error *err)
+{
+    struct td_recv_report in;
+    td_recv_report(y->fetch->recv, &in);
+    const int code = y->fetch->code;
+    td_fetch_end(y->fetch);
+    y->fetch = NULL;
+    if (code) return code;
+    if (in.n_logits != td_engine_model(y->far->cfg.engine)->spec.n_vocab)
+        return td_fail(err, TD_EFORMAT, "%s sent no logits with the canary", y->far->cfg.where);
+    return TD_OK;
+}
+
+bool td_canary_poll(struct td_canary *y, int *code, struct td_error *err)
+{
+    *code = TD_OK;
+    const bool is_late = td_clock_ns() - y->begin_ns > WAIT_NS;
+    if (y->fetch && td_fetch_poll(y->fetch, 0, err) != TD_FETCH_RUNNING) *code = end_fetch(y, err);
+    if (!*code && is_late)
+        *code = td_fail(err, TD_EFULL, "%s does not get to the canary", y->far->cfg.where);
+    const enum td_session_state here = td_session_state(y->here);
+    if (!*code && here == TD_SESSION_IDLE) // a step failed, for whatever reason
+        *code = td_session_want(y->here, y->tokens, y->n, NULL, 0, err);
+    if (*code) return true;
+    if (y->fetch || here != TD_SESSION_READY) return false;
+    *code = compare(y, err);
+    y->far->canary_seconds = (double)(td_clock_ns() - y->begin_ns) / 1e9;
+    return true;
+}
+
+bool td_canary_wants_step(const struct td_canary *y)
+{
+    return td_session_state(y->here) == TD_SESSION_PREFILLING;
+}
+
+void td_canary_end(struct td_canary *y)
+{
+    if (!y) return;
+    td_fetch_end(y->fetch);
+    td_session_close(y->here);
+    td_session_close(y->there);
+    free(y->logits);
+    free(y);
 }

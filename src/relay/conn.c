@@ -364,11 +364,25 @@ static int expect(struct td_conn *c, struct td_frames *f, enum td_wire_type type
     return why;
 }
 
+static int connect_link(struct td_conn *c, enum td_wire_channel which, struct td_error *err)
+{
+    struct td_far *far = c->far;
+    const struct td_far_config *cfg = &far->cfg;
+    struct td_link *link;
+    const int code =
+        td_link_connect(&link, cfg->where, cfg->key, &cfg->limits, &c->is_connect_over, err);
+    pthread_mutex_lock(&far->mutex);
+    c->link[which] = link;
+    if (link && c->is_stopped) td_link_cancel(link);
+    pthread_mutex_unlock(&far->mutex);
+    return code;
+}
+
 static int open_control(struct td_conn *c, struct td_error *err)
 {
     struct td_far *far = c->far;
     const struct td_far_config *cfg = &far->cfg;
-    int code = td_link_connect(&c->link[TD_WIRE_CONTROL], cfg->where, cfg->key, &cfg->limits, err);
+    int code = connect_link(c, TD_WIRE_CONTROL, err);
     if (!code)
         code = td_frames_init(&c->control, c->link[TD_WIRE_CONTROL], TD_WIRE_CONTROL, 0, err);
     if (code) return code;
@@ -399,8 +413,7 @@ static int open_control(struct td_conn *c, struct td_error *err)
 
 static int open_data(struct td_conn *c, struct td_error *err)
 {
-    const struct td_far_config *cfg = &c->far->cfg;
-    int code = td_link_connect(&c->link[TD_WIRE_DATA], cfg->where, cfg->key, &cfg->limits, err);
+    int code = connect_link(c, TD_WIRE_DATA, err);
     if (!code)
         code =
             td_frames_init(&c->data, c->link[TD_WIRE_DATA], TD_WIRE_DATA, c->control.version, err);
@@ -428,22 +441,30 @@ static int look(struct td_conn *c, struct td_error *err)
     return code;
 }
 
-int td_conn_open(struct td_conn **out, struct td_far *far, struct td_error *err)
+struct td_conn *td_conn_new(struct td_far *far)
 {
-    *out = NULL;
     struct td_conn *c = calloc(1, sizeof(*c));
-    if (!c) return td_fail(err, TD_ENOMEM, "no memory for a connection");
-    c->far = far;
+    if (c) c->far = far;
+    return c;
+}
+
+int td_conn_open(struct td_conn *c, struct td_error *err)
+{
     const uint64_t t0 = td_clock_ns();
     int code = open_control(c, err);
     if (!code) code = open_data(c, err);
-    if (!code) far->connect_seconds = (double)(td_clock_ns() - t0) / 1e9;
-    if (!code) code = look(c, err);
-    if (code)
-        td_conn_close(c);
-    else
-        *out = c;
-    return code;
+    c->connect_seconds = (double)(td_clock_ns() - t0) / 1e9;
+    return code ? code : look(c, err);
+}
+
+void td_conn_stop(struct td_conn *c)
+{
+    pthread_mutex_lock(&c->far->mutex);
+    c->is_stopped = true;
+    atomic_store_explicit(&c->is_connect_over, true, memory_order_relaxed);
+    for (int i = 0; i < 2; i++)
+        if (c->link[i]) td_link_cancel(c->link[i]);
+    pthread_mutex_unlock(&c->far->mutex);
 }
 
 int td_conn_start(struct td_conn *c, struct td_error *err)

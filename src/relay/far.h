@@ -29,13 +29,37 @@ struct td_far_config {
     struct td_split_rate prefill, decode; // of this end, as far as known: told to the peer
 };
 
-// Connects, greets, joins, runs the canary. Fails with one sentence: nobody there, another key,
-// model, version; the canary's KV or logits are not those of this machine (TD_EARG); TD_ECANCEL.
+// Connects, greets, joins, runs the canary, with steps of the engine. Fails with one sentence:
+// nobody there, another key, model, version; the canary's KV or logits are not those of this
+// machine (TD_EARG).
 int td_far_open(struct td_far **out, const struct td_far_config *cfg,
                 struct td_error *err) TD_MUST_CHECK;
 void td_far_close(struct td_far *far); // after its fetches. NULL is fine
 // Whether both connections stand; after a break the next fetch connects anew.
 bool td_far_is_up(struct td_far *far);
+
+// The same without waiting. Fails: TD_ENOMEM.
+int td_far_new(struct td_far **out, const struct td_far_config *cfg,
+               struct td_error *err) TD_MUST_CHECK;
+// Begins to connect, in a thread of its own, unless it is up or does so already.
+void td_far_dial(struct td_far *far);
+
+enum td_far_state {
+    TD_FAR_DOWN,     // not connected, and nobody tries
+    TD_FAR_DIALING,  // connecting; or a break is being mended, by the polls of what is fetched
+    TD_FAR_CHECKING, // the canary runs
+    TD_FAR_UP,
+};
+// Does what can be done, waiting at most wait_ms while it is DIALING or CHECKING. With DOWN, err
+// says why: as td_far_open fails, or how the connection ended.
+enum td_far_state td_far_tend(struct td_far *far, uint32_t wait_ms, struct td_error *err);
+// Connecting once more, to tell the peer what was cancelled while nothing could be said to it.
+bool td_far_is_telling(const struct td_far *far);
+// Speeds of this end, told to the peer when it is connected next.
+void td_far_tell(struct td_far *far, const struct td_split_rate *prefill,
+                 const struct td_split_rate *decode);
+// CHECKING: rows of the canary want a step of the engine, whoever takes it.
+bool td_far_wants_step(const struct td_far *far);
 
 struct td_far_info {
     char peer[64];  // address
@@ -58,6 +82,11 @@ void td_far_info(struct td_far *far, struct td_far_info *out);
 // Sends size_bytes of filler in one direction and takes the time. Only while nothing is fetched.
 int td_far_measure(struct td_far *far, uint64_t size_bytes, bool is_towards_here,
                    double *bytes_per_s_out, struct td_error *err) TD_MUST_CHECK;
+// Towards here, without waiting but wait_ms: nothing is fetched until a poll returns true, which
+// says that it is over; *bytes_per_s_out is then the speed, 0 when it failed.
+int td_far_measure_begin(struct td_far *far, uint64_t size_bytes,
+                         struct td_error *err) TD_MUST_CHECK;
+bool td_far_measure_poll(struct td_far *far, uint32_t wait_ms, double *bytes_per_s_out);
 
 // ---- one request ------------------------------------------------------------------------------
 

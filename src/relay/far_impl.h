@@ -11,6 +11,7 @@
 #include "relay/recv.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #define MS_NS 1000000u
 // After an end that control told of: how long data may be quiet before nothing more is waited for.
@@ -20,16 +21,19 @@
 // engine's thread.
 struct td_conn {
     struct td_far *far;
-    struct td_link *link[2]; // by enum td_wire_channel
+    struct td_link *link[2];      // by enum td_wire_channel; while it opens, set under far->mutex
+    _Atomic bool is_connect_over; // connecting shall end
     struct td_frames control, data;
     struct td_peer theirs;
     struct td_wire_welcome welcome;
     bool weights_differ;
+    double connect_seconds; // TCP, TLS, greeting, JOIN
     uint32_t ping_ms;
     pthread_t threads[2];
     uint32_t n_threads; // started
 
     // Guarded by far->mutex.
+    bool is_stopped;    // it shall not come up: links are cancelled, those to come too
     uint32_t n_running; // threads
     uint32_t n_users;   // others that write
     int code;           // not TD_OK: it is down
@@ -52,6 +56,16 @@ struct td_stretch {
     bool is_sound; // the socket was empty when it began: no byte of it had come before
 };
 
+// A thread that connects and greets.
+struct td_dial {
+    pthread_t thread;
+    struct td_conn *conn;
+    // Guarded by far->mutex.
+    bool is_over;
+    int code;
+    struct td_error err;
+};
+
 struct td_measure {
     uint64_t request; // 0: none
     uint64_t size_bytes, n_bytes;
@@ -60,6 +74,16 @@ struct td_measure {
     uint64_t probed_ns; // as the peer says
     int code;
     struct td_error err;
+};
+
+// A request that was cancelled while nothing could be said to the peer, which may be computing it:
+// it is told over the next connection.
+struct td_owed {
+    struct td_owed *next;
+    uint64_t id;
+    uint8_t made_token[32];
+    uint64_t n_spans, span_sum;
+    uint32_t marks[TD_WIRE_MAX_LAYERS];
 };
 
 struct td_far {
@@ -71,9 +95,18 @@ struct td_far {
     struct td_conn *conn;  // changed by the engine's thread, under the mutex
     struct td_peer met;    // whom it was connected to last
     bool has_met;
-    bool is_checked;  // whose canary was right
-    bool is_checking; // a canary is under way: a break is not mended
-    double connect_seconds, canary_seconds, canary_kv_error, canary_logits_kl;
+    bool is_checked; // whose canary was right
+    double canary_seconds, canary_kv_error, canary_logits_kl;
+    // Engine's thread.
+    enum td_far_state state;
+    struct td_dial *dial;     // DIALING; NULL: not yet
+    struct td_canary *canary; // CHECKING
+    struct td_owed *owed;
+    uint32_t n_broken_checks; // canaries in a row that a break ended
+    uint64_t measure_ns;      // of the last byte that a measurement saw
+    uint64_t measure_seen;
+    struct td_error down_err; // why it is DOWN
+    bool has_failed;          // the last dial, and no one has looked at that yet: mend()
     // A break is being mended. Engine's thread.
     uint64_t broken_ns, retry_ns; // 0: no
     uint32_t backoff_ms;
@@ -133,8 +166,12 @@ struct td_fetch {
 
 // ---- conn.c: one session -----------------------------------------------------------------------
 
-// Connects, greets, joins; no thread runs yet. Fails as td_far_open does.
-int td_conn_open(struct td_conn **out, struct td_far *far, struct td_error *err) TD_MUST_CHECK;
+// Not connected yet. NULL: no memory.
+struct td_conn *td_conn_new(struct td_far *far);
+// Connects, greets, joins; no thread runs yet. Fails as td_far_open does. Any thread.
+int td_conn_open(struct td_conn *c, struct td_error *err) TD_MUST_CHECK;
+// Any thread: td_conn_open fails soon.
+void td_conn_stop(struct td_conn *c);
 // Starts reading.
 int td_conn_start(struct td_conn *c, struct td_error *err) TD_MUST_CHECK;
 // Ends the threads: the engine's commits what they wait for. NULL is fine.
@@ -153,8 +190,11 @@ struct td_wire_header td_conn_header(const struct td_conn *c, enum td_wire_type 
 
 void td_far_event(struct td_far *far); // something changed; mutex not held
 bool td_far_is_down(struct td_far *far);
-// Connects anew, and goes on with every request that runs. Fails as td_far_open does.
-int td_far_reconnect(struct td_far *far, struct td_error *err) TD_MUST_CHECK;
+// Connects anew if need be, and goes on with every request that runs; takes steps of the engine for
+// the canary. Fails as td_far_open does.
+int td_far_connect(struct td_far *far, struct td_error *err) TD_MUST_CHECK;
+// Ends a dial under way: DOWN.
+void td_far_hang_up(struct td_far *far);
 // Waits until n_events is no longer `seen`, or for wait_ms.
 void td_far_wait(struct td_far *far, uint64_t seen, uint32_t wait_ms);
 int td_far_code_of(uint16_t reason);
@@ -168,6 +208,9 @@ int td_fetch_ask(struct td_fetch **out, struct td_far *far, struct td_session *s
 void td_fetch_commit_all(struct td_far *far);
 // On a new connection: RESUME, or REQUEST when nothing was taken up.
 int td_fetch_resume(struct td_fetch *f, struct td_conn *c, struct td_error *err) TD_MUST_CHECK;
+// On a new connection: CANCEL of what was cancelled meanwhile. td_fetch_forget: of it no more.
+int td_fetch_tell_owed(struct td_far *far, struct td_conn *c, struct td_error *err) TD_MUST_CHECK;
+void td_fetch_forget(struct td_far *far);
 // Ends all that run. Engine's thread.
 void td_fetch_end_all(struct td_far *far, const struct td_error *err);
 // Frames of a request. The control thread, the data thread; TD_EFORMAT refuses the frame.
@@ -180,7 +223,13 @@ bool td_fetch_is_stuck(const struct td_conn *c, uint64_t now_ns, struct td_error
 
 // ---- canary.c ----------------------------------------------------------------------------------
 
-// The same prompt there and here. Fails: TD_EARG when the two are not the same model.
-int td_canary_run(struct td_far *far, struct td_error *err) TD_MUST_CHECK;
+struct td_canary;
+// The same prompt there and here, over a connection that stands. Engine's thread, all of it.
+int td_canary_begin(struct td_canary **out, struct td_far *far, struct td_error *err) TD_MUST_CHECK;
+// Goes on without waiting; true when it is over: *code is then TD_OK, TD_EARG when the two are not
+// the same model, or why it could not be found out.
+bool td_canary_poll(struct td_canary *y, int *code, struct td_error *err);
+bool td_canary_wants_step(const struct td_canary *y);
+void td_canary_end(struct td_canary *y); // NULL is fine
 
 #endif

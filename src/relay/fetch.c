@@ -297,6 +297,21 @@ static int send_request(struct td_fetch *f, struct td_conn *c, struct td_error *
     return code;
 }
 
+// RESUME of what was asked for as id in the session of made_token.
+static int say_resume(struct td_conn *c, uint64_t id, const uint8_t made_token[32],
+                      uint64_t n_spans, uint64_t span_sum, const uint32_t *marks,
+                      struct td_error *err)
+{
+    const uint32_t n_layers = td_engine_model(c->far->cfg.engine)->spec.n_layers;
+    struct td_wire_msg msg = {
+        .h = td_conn_header(c, TD_WIRE_RESUME, id),
+        .u.resume = {.n_spans = n_spans, .span_sum = span_sum, .n_layers = n_layers},
+        .items = marks,
+        .items_bytes = n_layers * (uint32_t)sizeof(marks[0])};
+    memcpy(msg.u.resume.token, made_token, sizeof(msg.u.resume.token));
+    return td_conn_say(c, &msg, err);
+}
+
 int td_fetch_resume(struct td_fetch *f, struct td_conn *c, struct td_error *err)
 {
     struct td_far *far = f->far;
@@ -311,14 +326,44 @@ int td_fetch_resume(struct td_fetch *f, struct td_conn *c, struct td_error *err)
     f->sign_ns = td_clock_ns();
     pthread_mutex_unlock(&far->mutex);
     if (was_accepted) f->n_resumed++;
-    const uint32_t n_layers = td_engine_model(far->cfg.engine)->spec.n_layers;
-    struct td_wire_msg msg = {
-        .h = td_conn_header(c, TD_WIRE_RESUME, f->id),
-        .u.resume = {.n_spans = in.n_spans, .span_sum = in.span_sum, .n_layers = n_layers},
-        .items = marks,
-        .items_bytes = n_layers * (uint32_t)sizeof(marks[0])};
-    memcpy(msg.u.resume.token, f->made_token, sizeof(msg.u.resume.token));
-    return td_conn_say(c, &msg, err);
+    return say_resume(c, f->id, f->made_token, in.n_spans, in.span_sum, marks, err);
+}
+
+// The peer, which cannot be reached now, is told later that f was cancelled.
+static void owe_cancel(struct td_fetch *f)
+{
+    struct td_owed *o = calloc(1, sizeof(*o));
+    if (!o) return; // the end of its lease tells the peer
+    struct td_recv_report in;
+    td_recv_report(f->recv, &in);
+    td_recv_marks(f->recv, o->marks);
+    o->id = f->id;
+    o->n_spans = in.n_spans;
+    o->span_sum = in.span_sum;
+    memcpy(o->made_token, f->made_token, sizeof(o->made_token));
+    o->next = f->far->owed;
+    f->far->owed = o;
+}
+
+int td_fetch_tell_owed(struct td_far *far, struct td_conn *c, struct td_error *err)
+{
+    int code = TD_OK;
+    for (const struct td_owed *o = far->owed; o && !code; o = o->next) {
+        code = say_resume(c, o->id, o->made_token, o->n_spans, o->span_sum, o->marks, err);
+        const struct td_wire_msg msg = {.h = td_conn_header(c, TD_WIRE_CANCEL, o->id)};
+        if (!code) code = td_conn_say(c, &msg, err);
+    }
+    if (!code) td_fetch_forget(far);
+    return code;
+}
+
+void td_fetch_forget(struct td_far *far)
+{
+    while (far->owed) {
+        struct td_owed *o = far->owed;
+        far->owed = o->next;
+        free(o);
+    }
 }
 
 static void notify(void *ctx)
@@ -393,7 +438,7 @@ int td_fetch_begin(struct td_fetch **out, struct td_far *far, struct td_session 
                    const int32_t *tokens, uint32_t n, struct td_error *err)
 {
     *out = NULL;
-    const int code = td_far_is_down(far) ? td_far_reconnect(far, err) : TD_OK;
+    const int code = td_far_is_up(far) ? TD_OK : td_far_connect(far, err);
     return code ? code : td_fetch_ask(out, far, s, tokens, n, NULL, err);
 }
 
@@ -413,7 +458,10 @@ static void finish(struct td_fetch *f, enum td_fetch_state state, int code,
         code && !f->is_over_there && !f->is_cancel_said && far->conn && !far->conn->code;
     far->n_events++;
     pthread_cond_broadcast(&far->changed);
+    const bool is_untold =
+        f->is_cancelled && !f->is_over_there && !f->is_cancel_said && !is_to_tell;
     pthread_mutex_unlock(&far->mutex);
+    if (is_untold && far->broken_ns) owe_cancel(f);
     if (!is_to_tell) return;
     const struct td_wire_msg msg = {.h = td_conn_header(far->conn, TD_WIRE_CANCEL, f->id)};
     if (td_conn_say(far->conn, &msg, NULL)) return; // down: it will notice
@@ -506,7 +554,8 @@ static void end_told(struct td_fetch *f)
 // Why nothing can be mended: the peer wants no more, or the time for it is over.
 static bool is_hopeless(struct td_far *far, uint64_t now_ns, struct td_error *why)
 {
-    bool is_over = far->is_checking || now_ns - far->broken_ns > ms(far->cfg.resume_ms);
+    bool is_over =
+        far->state == TD_FAR_CHECKING || now_ns - far->broken_ns > ms(far->cfg.resume_ms);
     pthread_mutex_lock(&far->mutex);
     const struct td_conn *c = far->conn;
     if (c && c->code) far->break_err = c->err;
@@ -531,18 +580,22 @@ static void mend(struct td_far *far)
     struct td_error why;
     if (is_hopeless(far, now_ns, &why)) {
         why.code = why.code ? why.code : TD_EIO;
+        td_far_hang_up(far);
         td_fetch_end_all(far, &why);
         far->broken_ns = 0;
         return;
     }
-    if (now_ns < far->retry_ns) return;
-    const int code = td_far_reconnect(far, &why);
-    if (!code) return; // mended once something comes
-    far->break_err = why;
+    if (far->state == TD_FAR_DIALING)
+        (void)td_far_tend(far, 0, NULL); // mended once something comes
+    else if (!far->has_failed && now_ns >= far->retry_ns)
+        td_far_dial(far);
+    if (!far->has_failed) return;
+    far->has_failed = false;
+    far->break_err = far->down_err;
     far->retry_ns = td_clock_ns() + ms(far->backoff_ms);
     far->backoff_ms = td_min_u32(2 * far->backoff_ms, MAX_BACKOFF_MS);
-    if (code == TD_EIO || code == TD_EFORMAT) return;
-    td_fetch_end_all(far, &why); // another model, another version, no memory
+    if (far->down_err.code == TD_EIO || far->down_err.code == TD_EFORMAT) return;
+    td_fetch_end_all(far, &far->down_err); // another model, another version, no memory
     far->broken_ns = 0;
 }
 

@@ -6,10 +6,10 @@
 #include "base/clock.h"
 #include "base/num.h"
 #include "plan/rates.h"
+#include "relay/wait_impl.h"
 
 #include <math.h>
 #include <stdlib.h>
-#include <time.h>
 
 #define LEASE_MS    60000u
 #define PROGRESS_MS 500u
@@ -22,10 +22,7 @@ bool td_host_wait(struct td_host *host, uint64_t until_ns)
         pthread_cond_wait(&host->changed, &host->mutex);
         return true;
     }
-    // The condition's clock is td_clock_ns's.
-    const struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000u),
-                                   .tv_nsec = (long)(until_ns % 1000000000u)};
-    return pthread_cond_timedwait(&host->changed, &host->mutex, &until) == 0;
+    return td_cond_wait_until(&host->changed, &host->mutex, until_ns) == 0;
 }
 
 void td_host_tell(struct td_host *host, const struct td_host_event *e)
@@ -256,11 +253,7 @@ int td_host_open(struct td_host **out, const struct td_host_config *cfg,
     host->sender_cfg = (struct td_sender_config){cfg->backend, cfg->n_queue, &host->send_mutex};
     pthread_mutex_init(&host->send_mutex, NULL);
     pthread_mutex_init(&host->mutex, NULL);
-    pthread_condattr_t monotonic; // a clock that is set must not end leases
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&host->changed, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    td_cond_init(&host->changed);
     host->slots = calloc(cfg->n_slots, sizeof(*host->slots));
     host->running = calloc(cfg->n_slots + TD_HOST_MAX_PEERS, sizeof(struct td_host_job *));
     host->filler = calloc(1, TD_WIRE_MAX_DATA);

@@ -315,15 +315,33 @@ int td_link_handshake_step(struct td_link *link, short *events, struct td_error 
     return td_fail(err, TD_EIO, "%s did not prove that it holds the key", link->peer);
 }
 
-static int handshake(struct td_link *link, uint64_t deadline_ns, struct td_error *err)
+// Who waits here looks up that often.
+#define STOP_NS 50000000u
+
+static bool is_stopped(const _Atomic bool *stop)
+{
+    return stop && atomic_load_explicit(stop, memory_order_relaxed);
+}
+
+// The next time to look up.
+static uint64_t look_up(const _Atomic bool *stop, uint64_t deadline_ns)
+{
+    const uint64_t soon_ns = td_clock_ns() + STOP_NS;
+    return stop && soon_ns < deadline_ns ? soon_ns : deadline_ns;
+}
+
+static int handshake(struct td_link *link, uint64_t deadline_ns, const _Atomic bool *stop,
+                     struct td_error *err)
 {
     for (;;) {
         short events;
         const int code = td_link_handshake_step(link, &events, err);
         if (code || !events) return code;
-        const int ready = wait_for(link, events, deadline_ns, err);
+        const uint64_t until_ns = look_up(stop, deadline_ns);
+        const int ready = wait_for(link, events, until_ns, err);
         if (ready < 0) return ready;
-        if (ready == 0)
+        if (is_stopped(stop)) return cancelled(err);
+        if (ready == 0 && until_ns == deadline_ns)
             return td_fail(err, TD_EIO, "%s: no handshake within %.1f seconds", link->peer,
                            link->limits.handshake_ms / 1000.0);
     }
@@ -332,7 +350,7 @@ static int handshake(struct td_link *link, uint64_t deadline_ns, struct td_error
 // As td_link_of_fd, with the handshake done by the deadline.
 static int make_link(struct td_link **out, int fd, bool is_listening_side, const struct td_key *key,
                      const struct td_link_limits *limits, uint64_t deadline_ns,
-                     struct td_error *err)
+                     const _Atomic bool *stop, struct td_error *err)
 {
     *out = NULL;
     struct td_tls *tls = NULL;
@@ -345,7 +363,7 @@ static int make_link(struct td_link **out, int fd, bool is_listening_side, const
     code = td_link_new(&link, fd, tls, is_listening_side, limits, err);
     td_tls_close(tls); // the link has its own share
     if (!link) return code;
-    code = handshake(link, deadline_ns, err);
+    code = handshake(link, deadline_ns, stop, err);
     if (code)
         td_link_close(link);
     else
@@ -361,23 +379,28 @@ static uint64_t handshake_deadline(const struct td_link_limits *limits)
 int td_link_of_fd(struct td_link **out, int fd, bool is_listening_side, const struct td_key *key,
                   const struct td_link_limits *limits, struct td_error *err)
 {
-    return make_link(out, fd, is_listening_side, key, limits, handshake_deadline(limits), err);
+    return make_link(out, fd, is_listening_side, key, limits, handshake_deadline(limits), NULL,
+                     err);
 }
 
 // Waits until the socket says something or the deadline: more than 0, 0, or -1 with errno.
-static int poll_until(struct pollfd *p, uint64_t deadline_ns)
+static int poll_until(struct pollfd *p, uint64_t deadline_ns, const _Atomic bool *stop)
 {
     for (;;) {
-        const uint64_t now_ns = td_clock_ns();
-        const uint64_t left_ms =
-            now_ns < deadline_ns ? (deadline_ns - now_ns + 999999) / 1000000 : 0;
+        if (is_stopped(stop)) {
+            errno = ECANCELED;
+            return -1;
+        }
+        const uint64_t now_ns = td_clock_ns(), until_ns = look_up(stop, deadline_ns);
+        const uint64_t left_ms = now_ns < until_ns ? (until_ns - now_ns + 999999) / 1000000 : 0;
         const int n = poll(p, 1, left_ms > 60000 ? 60000 : (int)left_ms);
-        if (n > 0 || (n < 0 && errno != EINTR) || (n == 0 && left_ms == 0)) return n;
+        if (n > 0 || (n < 0 && errno != EINTR) || (n == 0 && td_clock_ns() >= deadline_ns))
+            return n;
     }
 }
 
 // Connects one address: the socket, or -1 with errno.
-static int connect_one(const struct addrinfo *a, uint64_t deadline_ns)
+static int connect_one(const struct addrinfo *a, uint64_t deadline_ns, const _Atomic bool *stop)
 {
     const int fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol);
     if (fd < 0) return -1;
@@ -385,7 +408,7 @@ static int connect_one(const struct addrinfo *a, uint64_t deadline_ns)
     if (!reason && connect(fd, a->ai_addr, a->ai_addrlen) != 0) reason = errno;
     if (reason == EINPROGRESS || reason == EINTR) {
         struct pollfd p = {.fd = fd, .events = POLLOUT};
-        const int n = poll_until(&p, deadline_ns);
+        const int n = poll_until(&p, deadline_ns, stop);
         socklen_t size = sizeof(reason);
         if (n <= 0)
             reason = n == 0 ? ETIMEDOUT : errno;
@@ -400,7 +423,8 @@ static int connect_one(const struct addrinfo *a, uint64_t deadline_ns)
 
 // Connects the first address that answers; each gets its share of the time that is left. -1 with
 // errno when none does.
-static int connect_any(const struct addrinfo *addresses, uint64_t deadline_ns)
+static int connect_any(const struct addrinfo *addresses, uint64_t deadline_ns,
+                       const _Atomic bool *stop)
 {
     uint64_t n_left = 0;
     for (const struct addrinfo *a = addresses; a; a = a->ai_next) n_left++;
@@ -408,24 +432,27 @@ static int connect_any(const struct addrinfo *addresses, uint64_t deadline_ns)
     for (const struct addrinfo *a = addresses; a && fd < 0; a = a->ai_next) {
         const uint64_t now_ns = td_clock_ns();
         const uint64_t left_ns = now_ns < deadline_ns ? deadline_ns - now_ns : 0;
-        fd = connect_one(a, now_ns + left_ns / n_left--);
+        fd = connect_one(a, now_ns + left_ns / n_left--, stop);
+        if (is_stopped(stop)) break;
     }
     return fd;
 }
 
 int td_link_connect(struct td_link **out, const char *where, const struct td_key *key,
-                    const struct td_link_limits *limits, struct td_error *err)
+                    const struct td_link_limits *limits, const _Atomic bool *stop,
+                    struct td_error *err)
 {
     *out = NULL;
     struct addrinfo *addresses;
     int code = td_link_resolve(where, false, key != NULL, &addresses, err);
     if (code) return code;
     const uint64_t deadline_ns = handshake_deadline(limits);
-    const int fd = connect_any(addresses, deadline_ns);
+    const int fd = connect_any(addresses, deadline_ns, stop);
     const int reason = errno;
     freeaddrinfo(addresses);
     char why[80];
+    if (fd < 0 && is_stopped(stop)) return cancelled(err);
     if (fd < 0)
         return td_fail(err, TD_EIO, "%.100s: %s", where, td_relay_why(reason, why, sizeof(why)));
-    return make_link(out, fd, false, key, limits, deadline_ns, err);
+    return make_link(out, fd, false, key, limits, deadline_ns, stop, err);
 }

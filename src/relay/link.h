@@ -29,9 +29,11 @@ struct td_link_limits {
 
 // Connects to "HOST:PORT" or "[ADDRESS]:PORT". key may be NULL. Fails: TD_EARG for a bad address
 // or one that is not loopback without a key; TD_EIO when nobody answers, the keys differ or time is
-// up. Resolving a name takes as long as the system lets it.
+// up. Resolving a name takes as long as the system lets it. stop: set by any thread, it then fails
+// soon (TD_ECANCEL); may be NULL.
 int td_link_connect(struct td_link **out, const char *where, const struct td_key *key,
-                    const struct td_link_limits *limits, struct td_error *err) TD_MUST_CHECK;
+                    const struct td_link_limits *limits, const _Atomic bool *stop,
+                    struct td_error *err) TD_MUST_CHECK;
 
 // Makes a link of a connected stream socket, which it owns from then on, also when it fails.
 // Without a key the caller answers for where the socket leads.

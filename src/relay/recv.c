@@ -5,6 +5,7 @@
 #include "relay/recv.h"
 
 #include "base/num.h"
+#include "relay/wait_impl.h"
 #include "relay/wirekv.h"
 
 #include <errno.h>
@@ -12,7 +13,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 // Of KV that came as q8_0, converted this much at a time: it stays in the cache.
 #define PLAIN_BYTES (256u << 10)
@@ -78,7 +78,7 @@ int td_recv_open(struct td_recv **out, const struct td_recv_request *request, st
     }
     r->n_ready = r->n_committed = have;
     pthread_mutex_init(&r->mutex, NULL);
-    pthread_cond_init(&r->changed, NULL);
+    td_cond_init(&r->changed);
     *out = r;
     return TD_OK;
 }
@@ -252,25 +252,14 @@ int td_recv_frame(struct td_recv *r, struct td_frames *data, const struct td_wir
     return code;
 }
 
-static void deadline_in(uint32_t wait_ms, struct timespec *out)
-{
-    clock_gettime(CLOCK_REALTIME, out);
-    out->tv_sec += wait_ms / 1000;
-    out->tv_nsec += (long)(wait_ms % 1000) * 1000000;
-    if (out->tv_nsec < 1000000000) return;
-    out->tv_sec++;
-    out->tv_nsec -= 1000000000;
-}
-
 int td_recv_wait(struct td_recv *r, uint32_t wait_ms, uint32_t *n_out, bool *is_done,
                  struct td_error *err)
 {
-    struct timespec until;
-    deadline_in(wait_ms, &until);
+    const uint64_t until_ns = td_cond_deadline(wait_ms);
     int code = TD_OK, waited = 0;
     pthread_mutex_lock(&r->mutex);
     while (r->n_ready == r->n_committed && !r->is_done && !r->code && waited != ETIMEDOUT)
-        waited = pthread_cond_timedwait(&r->changed, &r->mutex, &until);
+        waited = td_cond_wait_until(&r->changed, &r->mutex, until_ns);
     // What is whole stays so when the request has ended meanwhile.
     if (r->n_ready > r->n_committed) {
         // The receiver's thread waits for this, or writes no more: nobody else touches the KV.

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/num.h"
+#include "relay/wait_impl.h"
 #include "relay/wirekv.h"
 
 #include <assert.h>
@@ -15,7 +16,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define N_QUEUE 1024
 
@@ -448,15 +448,11 @@ void td_sending_report(struct td_sending *s, struct td_send_report *out)
 
 void td_sending_wait(struct td_sending *s, uint32_t wait_ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += wait_ms / 1000;
-    until.tv_nsec += (long)(wait_ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
+    const uint64_t until_ns = td_cond_deadline(wait_ms);
     pthread_mutex_lock(s->mutex);
     int result = 0;
     while (!is_final_in(s, s->n_sent) && !is_over(s) && !is_away(s) && result != ETIMEDOUT)
-        result = pthread_cond_timedwait(&s->changed, s->mutex, &until);
+        result = td_cond_wait_until(&s->changed, s->mutex, until_ns);
     pthread_mutex_unlock(s->mutex);
 }
 
@@ -545,7 +541,7 @@ int td_sending_begin(struct td_sending **out, struct td_sender *sender,
         return code;
     }
     s->ledger = s->told;
-    pthread_cond_init(&s->changed, NULL);
+    td_cond_init(&s->changed);
     pthread_mutex_lock(s->mutex);
     if (sender) join(s, sender);
     pthread_mutex_unlock(s->mutex);

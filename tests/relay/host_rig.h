@@ -164,7 +164,7 @@ static inline void send_msg(struct td_frames *f, struct td_wire_msg msg)
 
 static inline void join_data(struct client *c)
 {
-    OK(td_link_connect(&c->link[1], c->where, c->key, NULL, &err));
+    OK(td_link_connect(&c->link[1], c->where, c->key, NULL, NULL, &err));
     OK(td_frames_init(&c->data, c->link[1], TD_WIRE_DATA, 1, &err));
     struct td_wire_msg msg = {.h = {.type = TD_WIRE_JOIN}};
     memcpy(msg.u.join_token, c->welcome.token, 32);
@@ -178,7 +178,7 @@ static inline void connect_control(struct client *c)
     struct td_peer ours, theirs;
     bool weights_differ;
     OK(td_peer_init(&ours, TD_WIRE_DECODE, &g_model->spec, tokenizer, weights, TD_F16, &err));
-    OK(td_link_connect(&c->link[0], c->where, c->key, NULL, &err));
+    OK(td_link_connect(&c->link[0], c->where, c->key, NULL, NULL, &err));
     OK(td_frames_init(&c->control, c->link[0], TD_WIRE_CONTROL, 0, &err));
     OK(td_peer_greet(&c->control, &ours, &theirs, &weights_differ, &err));
     struct td_wire_msg msg;

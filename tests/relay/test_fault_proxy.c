@@ -243,7 +243,7 @@ static void links_pass_and_notice(void **state)
         (void)snprintf(where, sizeof(where), "127.0.0.1:%u", fault_proxy_port(r.proxy));
         struct td_link *link;
         struct td_error err;
-        assert_int_equal(td_link_connect(&link, where, key, &limits, &err), TD_OK);
+        assert_int_equal(td_link_connect(&link, where, key, &limits, NULL, &err), TD_OK);
         end_join(&e);
         assert_int_equal(e.code, TD_OK);
         int code = td_link_write(link, g_sent, 5000, &err);

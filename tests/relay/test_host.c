@@ -437,7 +437,7 @@ static void who_has_no_token_or_no_manners_is_put_out(void **state)
     open_client(&c, &h, &key_a);
     // A token of no session.
     struct client d = c;
-    OK(td_link_connect(&d.link[1], d.where, d.key, NULL, &err));
+    OK(td_link_connect(&d.link[1], d.where, d.key, NULL, NULL, &err));
     OK(td_frames_init(&d.data, d.link[1], TD_WIRE_DATA, 1, &err));
     struct td_wire_msg msg = {.h = {.type = TD_WIRE_JOIN}};
     memcpy(msg.u.join_token, c.welcome.token, 32);
@@ -449,7 +449,7 @@ static void who_has_no_token_or_no_manners_is_put_out(void **state)
     struct td_rng rng = {5};
     for (uint32_t i = 0; i < 6; i++) {
         struct td_link *link;
-        OK(td_link_connect(&link, h.where, &key_a, NULL, &err));
+        OK(td_link_connect(&link, h.where, &key_a, NULL, NULL, &err));
         uint8_t bytes[200];
         for (size_t k = 0; k < sizeof(bytes); k++) bytes[k] = (uint8_t)td_rng_u64(&rng);
         if (i > 2) {

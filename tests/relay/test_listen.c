@@ -29,7 +29,7 @@ static void *caller_main(void *ctx)
 {
     struct caller *c = ctx;
     const struct td_link_limits limits = {.handshake_ms = 5000};
-    c->code = td_link_connect(&c->link, c->where, c->key, &limits, &c->err);
+    c->code = td_link_connect(&c->link, c->where, c->key, &limits, NULL, &c->err);
     return NULL;
 }
 
@@ -62,7 +62,7 @@ static void test_where(void **state)
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         assert_int_equal(td_listener_open(&l, bad[i], &key_a, NULL, &err), TD_EARG);
         assert_null(l);
-        assert_int_equal(td_link_connect(&link, bad[i], &key_a, NULL, &err), TD_EARG);
+        assert_int_equal(td_link_connect(&link, bad[i], &key_a, NULL, NULL, &err), TD_EARG);
         assert_null(link);
     }
     // Without a key: this machine only, in both directions.
@@ -70,7 +70,7 @@ static void test_where(void **state)
     for (size_t i = 0; i < sizeof(far) / sizeof(far[0]); i++) {
         assert_int_equal(td_listener_open(&l, far[i], NULL, NULL, &err), TD_EARG);
         says(&err, "without a key");
-        assert_int_equal(td_link_connect(&link, far[i], NULL, NULL, &err), TD_EARG);
+        assert_int_equal(td_link_connect(&link, far[i], NULL, NULL, NULL, &err), TD_EARG);
         says(&err, "without a key");
     }
     assert_int_equal(td_listener_open(&l, "0.0.0.0:0", &key_a, NULL, &err), TD_OK);
@@ -83,7 +83,7 @@ static void test_where(void **state)
     char where[32];
     snprintf(where, sizeof(where), "localhost:%u", td_listener_port(l));
     td_listener_close(l);
-    assert_int_equal(td_link_connect(&link, where, &key_a, NULL, &err), TD_EIO);
+    assert_int_equal(td_link_connect(&link, where, &key_a, NULL, NULL, &err), TD_EIO);
     says(&err, "refused");
     td_listener_close(NULL);
 }

@@ -6,7 +6,11 @@
 #include "relay/host.h"
 #include "relay/remote.h"
 
+#include <netinet/in.h>
 #include <stdio.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
 
 enum { N_CTX = 600, N_VOCAB = 1024, CHUNK = 64, N = 300 };
 
@@ -14,6 +18,7 @@ static struct td_model *g_model;
 static int32_t g_tokens[N_CTX];
 static const uint8_t g_digest[32] = {1};
 static uint32_t g_flags; // of the decode side's identity
+static uint32_t g_handshake_ms;
 
 static int setup(void **state)
 {
@@ -58,7 +63,7 @@ static void *house_main(void *ctx)
 
 // pace: tokens per second that are really held; 0: as fast as it can.
 static void open_house_of(struct house *h, double prefill_tokens_per_s, const uint8_t weights[32],
-                          double pace)
+                          double pace, uint32_t n_slots)
 {
     *h = (struct house){0};
     h->engine = open_engine_cfg(g_model, config(CHUNK, 1));
@@ -71,9 +76,9 @@ static void open_house_of(struct house *h, double prefill_tokens_per_s, const ui
                                        .backend = td_backend_cpu(),
                                        .peer = &h->peer,
                                        .kv_type = TD_F16,
-                                       .n_slots = 1,
+                                       .n_slots = n_slots,
                                        .n_ctx = N_CTX,
-                                       .max_kv_bytes = 1 << 20,
+                                       .max_kv_bytes = 4 << 20,
                                        .prefill = speed(prefill_tokens_per_s),
                                        .decode = speed(100)};
     OK(td_host_open(&h->host, &cfg, h->listener, &err));
@@ -82,7 +87,7 @@ static void open_house_of(struct house *h, double prefill_tokens_per_s, const ui
 
 static void open_house(struct house *h, double prefill_tokens_per_s)
 {
-    open_house_of(h, prefill_tokens_per_s, g_digest, 0);
+    open_house_of(h, prefill_tokens_per_s, g_digest, 0, 1);
 }
 
 static void close_house(struct house *h)
@@ -114,6 +119,7 @@ static void open_home(struct home *h, const char *peers, enum td_remote_policy p
     OK(td_peer_init(&h->peer, TD_WIRE_DECODE, &g_model->spec, g_digest, g_digest, TD_F16, &err));
     h->peer.identity.flags |= g_flags;
     const struct td_remote_config cfg = {.far = {.key = &key_a,
+                                                 .limits = {.handshake_ms = g_handshake_ms},
                                                  .engine = h->engine,
                                                  .backend = td_backend_cpu(),
                                                  .peer = &h->peer,
@@ -270,7 +276,7 @@ static void other_weights_are_said_as_long_as_they_count(void **state)
     (void)state;
     static const uint8_t other[32] = {2};
     struct house far;
-    open_house_of(&far, 1000, other, 0);
+    open_house_of(&far, 1000, other, 0, 1);
     struct home h;
     open_home(&h, far.where, TD_REMOTE_AUTO, 1);
     OK(read_prompt(&h, N)); // refused: the flag is not set
@@ -300,7 +306,7 @@ static void a_cancelled_prompt_leaves_the_session_usable(void **state)
 {
     (void)state;
     struct house far;
-    open_house_of(&far, 1000, g_digest, 200);
+    open_house_of(&far, 1000, g_digest, 200, 1);
     struct home h;
     open_home(&h, far.where, TD_REMOTE_REQUIRE, 1);
     const struct td_remote_ask ask = {
@@ -311,6 +317,182 @@ static void a_cancelled_prompt_leaves_the_session_usable(void **state)
     assert_read(&h, N, h.stats.path);
     close_home(&h);
     close_house(&far);
+}
+
+// ---- without waiting --------------------------------------------------------------------------
+
+static void nap(void)
+{
+    const struct timespec t = {.tv_nsec = 2000000};
+    nanosleep(&t, NULL);
+}
+
+// One round of a scheduler: rows of whoever wants some; a moment's rest when nobody does.
+static void one_round(struct home *h)
+{
+    uint32_t n_rows;
+    (void)td_remote_tend(h->remote);
+    OK(td_engine_step(h->engine, &n_rows, &err));
+    if (n_rows == 0) nap();
+}
+
+static void wait_until_up(struct home *h, uint32_t i_peer)
+{
+    struct td_far *far;
+    for (int i = 0; i < 5000 && !td_remote_is_up(h->remote, i_peer); i++) one_round(h);
+    assert_true(td_remote_is_up(h->remote, i_peer));
+    OK(td_remote_peer(h->remote, i_peer, &far, &err));
+}
+
+// Polls until it is known who reads; other sessions go on.
+static enum td_remote_state rounds(struct home *h, struct td_remote_try *t)
+{
+    enum td_remote_state state;
+    while ((state = td_remote_poll(t, 0, &err)) == TD_REMOTE_RUNNING) one_round(h);
+    return state;
+}
+
+static void finish_try(struct home *h, struct td_remote_try *t, struct td_session *s)
+{
+    while (td_session_state(s) == TD_SESSION_PREFILLING) one_round(h);
+    assert_int_equal(td_session_state(s), TD_SESSION_READY);
+    td_remote_end(t, &h->stats);
+}
+
+static void others_go_on_while_prompts_are_fetched(void **state)
+{
+    (void)state;
+    enum { N_OTHER = 40 };
+    struct house far;
+    open_house_of(&far, 1000, g_digest, 2000, 2);
+    struct home h;
+    open_home(&h, far.where, TD_REMOTE_AUTO, 1);
+    struct td_session *second = open_session(h.engine, N_CTX), *writer = open_session(h.engine, 64);
+    wait_until_up(&h, 0); // the canary's rows went with the rounds
+    OK(td_session_sync(writer, g_tokens, 10, NULL, 0, NULL, NULL, &err));
+    const struct td_remote_ask ask = {.tokens = g_tokens, .n = N, .n_answer = 16};
+    const struct td_remote_ask other = {.tokens = g_tokens + N_OTHER, .n = N, .n_answer = 16};
+    struct td_remote_try *a, *b;
+    OK(td_remote_begin(&a, h.remote, h.session, &ask, &err));
+    OK(td_remote_begin(&b, h.remote, second, &other, &err));
+    uint32_t n_written = 0;
+    bool is_both = false;
+    enum td_remote_state at_a = TD_REMOTE_RUNNING, at_b = TD_REMOTE_RUNNING;
+    while (at_a == TD_REMOTE_RUNNING || at_b == TD_REMOTE_RUNNING) {
+        at_a = td_remote_poll(a, 0, &err);
+        at_b = td_remote_poll(b, 0, &err);
+        is_both = is_both || (at_a == TD_REMOTE_RUNNING && at_b == TD_REMOTE_RUNNING);
+        struct td_fetch_report report;
+        td_remote_report(a, &report);
+        assert_int_equal(report.n_tokens, N);
+        assert_true(report.n_committed < N);
+        if (td_session_state(writer) == TD_SESSION_READY && n_written < 50)
+            OK(td_session_append(writer, g_tokens[10 + n_written++], &err));
+        one_round(&h);
+    }
+    assert_true(is_both);
+    assert_true(n_written > 1); // it went on writing meanwhile
+    assert_int_equal(at_a, TD_REMOTE_READY);
+    assert_int_equal(at_b, TD_REMOTE_READY);
+    finish_try(&h, a, h.session);
+    assert_read(&h, N, TD_REMOTE_REMOTE);
+    assert_true(h.stats.seconds > 0 && h.stats.n_local == 1);
+    finish_try(&h, b, second);
+    assert_int_equal(h.stats.path, TD_REMOTE_REMOTE);
+    assert_fresh(g_model, second, g_tokens + N_OTHER, N);
+    while (td_session_state(writer) != TD_SESSION_READY) one_round(&h);
+    assert_fresh(g_model, writer, g_tokens, 10 + n_written);
+    td_session_close(second);
+    td_session_close(writer);
+    close_home(&h);
+    close_house(&far);
+}
+
+static void a_peer_that_is_not_up_is_not_waited_for(void **state)
+{
+    (void)state;
+    struct house far;
+    open_house(&far, 1000);
+    struct home h;
+    open_home(&h, far.where, TD_REMOTE_AUTO, 1);
+    const struct td_remote_ask ask = {.tokens = g_tokens, .n = N, .n_answer = 16};
+    struct td_remote_try *t;
+    OK(td_remote_begin(&t, h.remote, h.session, &ask, &err));
+    assert_int_equal(td_remote_poll(t, 0, &err), TD_REMOTE_HERE);
+    finish_try(&h, t, h.session);
+    assert_read(&h, N, TD_REMOTE_LOCAL);
+    assert_non_null(strstr(h.stats.reason, far.where));
+    wait_until_up(&h, 0);
+    const struct td_remote_ask next = {.tokens = g_tokens, .n = N + 100, .n_answer = 16};
+    OK(td_remote_begin(&t, h.remote, h.session, &next, &err));
+    assert_int_equal(rounds(&h, t), TD_REMOTE_READY);
+    finish_try(&h, t, h.session);
+    assert_read(&h, N + 100, TD_REMOTE_REMOTE);
+    assert_int_equal(h.stats.n_have, N);
+    close_home(&h);
+    close_house(&far);
+}
+
+// A cancelled try, and one that is ended while it runs.
+static void a_try_that_ends_leaves_the_session_idle(void **state)
+{
+    (void)state;
+    struct house far;
+    open_house_of(&far, 1000, g_digest, 200, 1);
+    struct home h;
+    open_home(&h, far.where, TD_REMOTE_REQUIRE, 1);
+    const struct td_remote_ask ask = {.tokens = g_tokens, .n = 500, .n_answer = 16};
+    struct td_remote_try *t;
+    OK(td_remote_begin(&t, h.remote, h.session, &ask, &err)); // waits for the peer: require
+    struct td_fetch_report report = {0};
+    while (report.n_far_computed == 0) {
+        assert_int_equal(td_remote_poll(t, 0, &err), TD_REMOTE_RUNNING);
+        one_round(&h);
+        td_remote_report(t, &report);
+    }
+    td_remote_cancel(t);
+    assert_int_equal(rounds(&h, t), TD_REMOTE_FAILED);
+    assert_int_equal(err.code, TD_ECANCEL);
+    td_remote_end(t, &h.stats);
+    assert_int_equal(td_session_state(h.session), TD_SESSION_IDLE);
+    OK(td_remote_begin(&t, h.remote, h.session, &ask, &err));
+    assert_int_equal(td_remote_poll(t, 0, &err), TD_REMOTE_RUNNING);
+    td_remote_end(t, NULL);
+    assert_int_equal(td_session_state(h.session), TD_SESSION_IDLE);
+    OK(read_prompt(&h, N));
+    assert_read(&h, N, TD_REMOTE_REMOTE);
+    close_home(&h);
+    close_house(&far);
+}
+
+// A peer that takes connections and says nothing holds nobody up: not the rounds, not the next
+// peer, not the end.
+static void a_peer_that_swallows_everything_costs_no_wait(void **state)
+{
+    (void)state;
+    const int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t at_bytes = sizeof(at);
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(listen(fd, 16), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &at_bytes), 0);
+    struct house far;
+    open_house(&far, 1000);
+    char peers[64];
+    (void)snprintf(peers, sizeof(peers), "127.0.0.1:%u,%s", ntohs(at.sin_port), far.where);
+    struct home h;
+    g_handshake_ms = 3600000; // who waits for it never ends
+    open_home(&h, peers, TD_REMOTE_AUTO, 1);
+    g_handshake_ms = 0;
+    OK(read_prompt(&h, N)); // waits a moment, then goes without it
+    assert_read(&h, N, TD_REMOTE_REMOTE);
+    assert_string_equal(h.stats.peer, far.where);
+    for (int i = 0; i < 20; i++) one_round(&h);
+    assert_false(td_remote_is_up(h.remote, 0));
+    assert_true(td_remote_is_up(h.remote, 1));
+    close_home(&h);
+    close_house(&far);
+    close(fd);
 }
 
 static void a_list_of_peers_is_checked(void **state)
@@ -336,6 +518,10 @@ int main(void)
         cmocka_unit_test(the_next_peer_is_asked),
         cmocka_unit_test(other_weights_are_said_as_long_as_they_count),
         cmocka_unit_test(a_cancelled_prompt_leaves_the_session_usable),
+        cmocka_unit_test(others_go_on_while_prompts_are_fetched),
+        cmocka_unit_test(a_peer_that_is_not_up_is_not_waited_for),
+        cmocka_unit_test(a_try_that_ends_leaves_the_session_idle),
+        cmocka_unit_test(a_peer_that_swallows_everything_costs_no_wait),
         cmocka_unit_test(a_list_of_peers_is_checked),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

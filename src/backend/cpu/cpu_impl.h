@@ -142,10 +142,9 @@ struct td_phase {
 #define TD_TILE_OUT 64
 // Bytes of the next matrix that who waits fetches at most: a part of a second-level cache.
 #define TD_AHEAD_BYTES ((size_t)256 * 1024)
-// With at most so many rows a matrix product only reads its weights: claims are smaller, so that
-// the members end together, and who waits fetches the weights that come next.
-#define TD_FEW_ROWS     2
-#define TD_TILE_OUT_FEW 32
+// With at most so many rows a matrix product only reads its weights: who waits fetches those that
+// come next.
+#define TD_FEW_ROWS 2
 // Rows of an expert whose gate and up tiles are held at once.
 #define TD_TILE_ROWS 128
 // Rows of a tile of attention: enough that converting K and V is little of its work.
@@ -243,7 +242,7 @@ const void *td_cpu_input(const struct td_device *dev, td_slot slot, enum td_act 
                          uint32_t n);
 size_t td_cpu_act_bytes(enum td_act act, uint32_t n);
 // Output columns of one claim of a matrix product.
-uint32_t td_cpu_tile(const struct td_device *dev, const struct td_step *s, uint32_t n_rows);
+uint32_t td_cpu_tile(const struct td_device *dev, const struct td_step *s);
 
 // Runs all steps on the team; the rows are set. False when it was cancelled.
 bool td_cpu_execute(struct td_device *dev);

@@ -98,14 +98,13 @@ static void do_keep(struct td_device *dev, const struct td_op *op)
 
 // ---- matrix products --------------------------------------------------------------------------
 
-// Tiles as wide as TD_TILE_OUT; narrower where only few rows share the reading of them, or where a
-// matrix (the router) would not give every member two. Experts keep whole blocks: their outputs
-// may be quantised tile by tile.
-uint32_t td_cpu_tile(const struct td_device *dev, const struct td_step *s, uint32_t n_rows)
+// Tiles as wide as TD_TILE_OUT; narrower where a matrix (the router) would not give every member
+// two. Experts keep whole blocks: their outputs may be quantised tile by tile.
+uint32_t td_cpu_tile(const struct td_device *dev, const struct td_step *s)
 {
     const uint32_t n_out = td_cpu_weight(dev, s->op->w)->dim[1];
     const uint32_t least = s->kind == TD_STEP_LINEAR ? TD_QK / 2 : TD_QK;
-    uint32_t tile = n_rows <= TD_FEW_ROWS ? TD_TILE_OUT_FEW : TD_TILE_OUT;
+    uint32_t tile = TD_TILE_OUT;
     while (tile > least && n_out < 2 * tile * dev->cfg.n_threads) tile /= 2;
     return tile;
 }
@@ -115,7 +114,7 @@ static void do_linear(struct td_device *dev, const struct td_step *s, uint32_t i
 {
     const struct td_op *op = s->op;
     const struct td_weight_info *w = td_cpu_weight(dev, op->w);
-    const uint32_t tile = td_cpu_tile(dev, s, n_rows);
+    const uint32_t tile = td_cpu_tile(dev, s);
     const uint32_t o0 = i_tile * tile;
     const uint32_t n_out = td_min_u32(tile, w->dim[1] - o0);
     for (uint32_t r = 0; r < n_rows; r++) {
@@ -143,7 +142,7 @@ static uint32_t n_items(const struct td_device *dev, const struct td_step *s, ui
     case TD_STEP_ADD: return n_rows;
     case TD_STEP_LINEAR: {
         const uint32_t n_out = td_cpu_weight(dev, s->op->w)->dim[1];
-        const uint32_t tile = td_cpu_tile(dev, s, n_rows);
+        const uint32_t tile = td_cpu_tile(dev, s);
         return (n_out + tile - 1) / tile;
     }
     case TD_STEP_KEEP: return 1;

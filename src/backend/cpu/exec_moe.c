@@ -187,7 +187,7 @@ uint32_t td_cpu_moe_items(const struct td_device *dev, const struct td_step *s, 
     case TD_STEP_EXPERTS_GLU:
     case TD_STEP_EXPERTS_DOWN: {
         const uint32_t n_out = td_cpu_weight(dev, s->op->w)->dim[1];
-        const uint32_t tile = td_cpu_tile(dev, s, n_rows);
+        const uint32_t tile = td_cpu_tile(dev, s);
         return dev->n_active * ((n_out + tile - 1) / tile);
     }
     default: return n_rows; // ROUTE, EXPERTS_COMBINE
@@ -206,7 +206,7 @@ void td_cpu_moe_item(struct td_device *dev, const struct td_step *s, uint32_t i,
     } else {
         // Consecutive items are tiles of one expert: its rows of activations stay in cache.
         const uint32_t n_out = td_cpu_weight(dev, s->op->w)->dim[1];
-        const uint32_t tile = td_cpu_tile(dev, s, n_rows);
+        const uint32_t tile = td_cpu_tile(dev, s);
         const uint32_t n_tiles = (n_out + tile - 1) / tile;
         const uint32_t o0 = i % n_tiles * tile;
         const uint32_t n = td_min_u32(tile, n_out - o0);

@@ -5,10 +5,10 @@
 // are made unsigned by adding 12, and 12 times the sum of the block's activations, which their row
 // carries, is taken back: that is where a sum starts.
 //
-// Sixteen outputs are computed together, one per lane, so that the one float operation per block
-// and output, whose order is fixed, costs a sixteenth. Two ways to their integer sums:
-//   few rows:  weights stay as they are in the file; four rows of 16 bytes make a vector, whose
-//              four lanes of four partial sums go through a transposing add tree;
+// Several outputs are computed together, so that the float operations, one per block and output in
+// a fixed order, are done for all of them at once. Two ways to their integer sums:
+//   few rows:  weights stay as they are in the file; four blocks of a row make a vector, and the
+//              vectors of four rows, lanes of four partial sums, go through a transposing add tree;
 //   many rows: 64 weight rows, a few blocks of each, are unpacked once into a panel where lane o
 //              holds four consecutive elements of output o, so that a broadcast of four activation
 //              bytes does the rest.
@@ -20,10 +20,11 @@
 
 #include <assert.h>
 
-#define PANEL_BLOCKS   15u // fits 48 KB of L1 with a tile's activations; at most 16, see start
-#define COPY_BLOCKS    64u // see copy_rows
-#define MIN_PANEL_ROWS 3   // from here on unpacking pays
-#define OFFSET         12  // of the codes, see above
+#define PANEL_BLOCKS   15u   // fits 48 KB of L1 with a tile's activations; at most 16, see start
+#define COPY_BLOCKS    64u   // see copy_rows
+#define MIN_PANEL_ROWS 3     // from here on unpacking pays
+#define FETCH_BYTES    8192u // see few; 6, 8, 12 and 16 KB were as good
+#define OFFSET         12    // of the codes, see above
 
 // A block of 64 outputs: codes[k][g] holds elements 4 * k to 4 * k + 3 of group g's outputs.
 struct panel_block {
@@ -39,17 +40,6 @@ struct scratch {
 };
 _Static_assert(sizeof(struct scratch) <= TD_MM_SCRATCH_BYTES, "fits");
 
-// One block of four rows (p: of the first of them) as unsigned codes: elements 0-15 and 16-31.
-INLINE void codes4(const uint8_t *p, size_t stride, __m512i *lo, __m512i *hi)
-{
-    const __m512i plus12 = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-    const __m512i nibble = _mm512_set1_epi8(15);
-    const __m512i v = load4(p + 1, stride);
-    *lo = _mm512_shuffle_epi8(plus12, _mm512_and_si512(v, nibble));
-    *hi = _mm512_shuffle_epi8(plus12, _mm512_and_si512(_mm512_srli_epi16(v, 4), nibble));
-}
-
 // Scale bytes of one block of the 16 rows, then as floats. They travel through memory: the load and
 // store ports idle here while the vector ports are what limits.
 INLINE void gather16(uint8_t *out, const uint8_t *p, size_t stride)
@@ -58,10 +48,9 @@ INLINE void gather16(uint8_t *out, const uint8_t *p, size_t stride)
     for (int o = 0; o < LANES; o++) out[o] = p[(size_t)o * stride];
 }
 
-// td_e8m0_half of 16 bytes.
-INLINE __m512 e8m0_half16(const uint8_t *bytes)
+// td_e8m0_half of 16 numbers from 0 to 255.
+INLINE __m512 e8m0_half16(__m512i e)
 {
-    const __m512i e = _mm512_cvtepu8_epi32(load128(bytes));
     // 2^(e - 128) has the exponent e - 1; below 2^-126 it is the top bits of the mantissa instead.
     __m512i bits = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
     const __mmask16 small = _mm512_cmplt_epu32_mask(e, _mm512_set1_epi32(2));
@@ -70,42 +59,150 @@ INLINE __m512 e8m0_half16(const uint8_t *bytes)
     return _mm512_castsi512_ps(_mm512_mask_mov_epi32(bits, nan, _mm512_set1_epi32(0x7fc00000)));
 }
 
-// Products of the rows with one activation row, from acc on. ahead: see td_fetch.
-INLINE __m512 few_rows(const struct rows16 *w, const void *x, uint32_t n_in, const uint8_t *ahead,
-                       __m512 acc)
+// ---- few rows ---------------------------------------------------------------------------------
+
+#define FEW 4 // weight rows at a time, and blocks
+
+// Four weight rows, from their first block on.
+struct rows4 {
+    const uint8_t *p[FEW];
+};
+
+// An activation row, block by block.
+struct row {
+    const int8_t *q;
+    const float *d;
+    const int32_t *s;
+};
+
+// Codes from both nibbles of 64 bytes.
+INLINE void codes(bool has_vbmi, __m512i v, __m512i *lo, __m512i *hi)
 {
-    enum { BATCH = 16 }; // blocks whose scales are fetched ahead, so that their stores have landed
-    const int8_t *q = (const int8_t *)x + (size_t)w->first * TD_QK;
-    const float *d = td_q8_d(x, n_in) + w->first;
-    const int32_t *s = td_q8_s(x, n_in) + w->first;
-    uint8_t e[BATCH][LANES];
-    for (uint32_t b0 = 0; b0 < w->n_blocks; b0 += BATCH) {
-        const uint32_t b1 = td_min_u32(b0 + BATCH, w->n_blocks);
-        const uint8_t *p = w->p + b0 * TD_MXFP4_BYTES;
-        for (uint32_t b = b0; b < b1; b++, p += TD_MXFP4_BYTES) {
-            gather16(e[b - b0], p, w->stride);
-        }
-        p = w->p + b0 * TD_MXFP4_BYTES;
-        for (uint32_t b = b0; b < b1; b++, p += TD_MXFP4_BYTES) {
-            td_fetch(ahead + b * LANES * TD_MXFP4_BYTES, LANES * TD_MXFP4_BYTES);
-            const __m512i x_lo = _mm512_broadcast_i32x4(load128(q + b * TD_QK));
-            const __m512i x_hi = _mm512_broadcast_i32x4(load128(q + b * TD_QK + 16));
-            // A quarter in each of the four lanes that become one.
-            const __m512i start = _mm512_set1_epi32(-(OFFSET / 4) * s[b]);
-            __m512i v[4];
-            TD_UNROLL
-            for (int i = 0; i < 4; i++) {
-                __m512i lo, hi;
-                codes4(p + (size_t)i * w->stride, 4 * w->stride, &lo, &hi);
-                v[i] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, lo, x_lo), hi, x_hi);
-            }
-            const __m512 dw = e8m0_half16(e[b - b0]);
-            acc = _mm512_fmadd_ps(_mm512_mul_ps(dw, _mm512_set1_ps(d[b])),
-                                  _mm512_cvtepi32_ps(sums16(v)), acc);
-        }
+    const __m512i plus12 = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m512i high = _mm512_srli_epi16(v, 4);
+    if (has_vbmi) {
+        // Looks at six bits of each byte, in a table that is four times the same: no mask is
+        // needed.
+        __asm__("vpermb %2, %1, %0" : "=v"(*lo) : "v"(v), "v"(plus12));
+        __asm__("vpermb %2, %1, %0" : "=v"(*hi) : "v"(high), "v"(plus12));
+    } else {
+        const __m512i nibble = _mm512_set1_epi8(15);
+        *lo = _mm512_shuffle_epi8(plus12, _mm512_and_si512(v, nibble));
+        *hi = _mm512_shuffle_epi8(plus12, _mm512_and_si512(high, nibble));
     }
+}
+
+// Each lane has one of these words, then each dword of a lane is shifted by so much.
+INLINE __m512i by_lane(int a, int b, int c, int d)
+{
+    return _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d);
+}
+
+// Block b of the four rows and the n - 1 after it (n <= 4): sums of products with x, the blocks'
+// elements 0-15 and 16-31, from start on. sums and e, the scale bytes, have lane i for block b + i
+// and dword r for row r.
+INLINE void four_by_four(bool has_vbmi, int n, const struct rows4 *w, uint32_t b,
+                         const __m512i x[2], __m512i start, __m512i *sums, __m512i *e)
+{
+    // A block has 17 bytes: the scales are in words 0, 8, 17 and 25, by turns low and high.
+    const __m512i words = by_lane(0, 8 | 8 << 16, 17 | 17 << 16, 25 | 25 << 16);
+    const __m512i shift = by_lane(0, 8, 0, 8);
+    // All that four blocks have of the first 64 bytes; of fewer no more than theirs.
+    const __mmask64 there = n == 4 ? ~(__mmask64)0 : ((__mmask64)1 << (n * 17)) - 1;
+    __m512i v[FEW], at = _mm512_setzero_si512();
+    TD_UNROLL
+    for (int r = 0; r < FEW; r++) {
+        const uint8_t *p = w->p[r] + b * TD_MXFP4_BYTES;
+        const __m512i bytes = _mm512_maskz_loadu_epi8(there, p);
+        at = _mm512_mask_permutexvar_epi16(at, 0x03030303u << (2 * r), words, bytes);
+        __m512i q = _mm512_castsi128_si512(load128(p + 1));
+        if (n > 1) q = _mm512_inserti32x4(q, load128(p + 1 + TD_MXFP4_BYTES), 1);
+        if (n > 2) q = _mm512_inserti32x4(q, load128(p + 1 + 2 * TD_MXFP4_BYTES), 2);
+        if (n > 3) q = _mm512_inserti32x4(q, load128(p + 1 + 3 * TD_MXFP4_BYTES), 3);
+        __m512i lo, hi;
+        codes(has_vbmi, q, &lo, &hi);
+        v[r] = start;
+        dpbusd(&v[r], lo, x[0]);
+        dpbusd(&v[r], hi, x[1]);
+    }
+    *sums = sums16(v);
+    *e = _mm512_and_si512(_mm512_srlv_epi32(at, shift), _mm512_set1_epi32(255));
+}
+
+// acc, one float a weight row, plus the products of n blocks (at most 4) from b on.
+INLINE __m128 add_blocks(bool has_vbmi, int n, const struct rows4 *w, uint32_t b,
+                         const struct row *x, __m128 acc)
+{
+    const __m512i lanes = by_lane(0, 1, 2, 3);
+    const __mmask16 m = first_lanes((uint32_t)n);
+    const __mmask16 m0 = n > 1 ? 0xffff : 0x00ff;
+    const __mmask16 m1 = n > 3 ? 0xffff : n == 3 ? 0x00ff : 0;
+    const __m512i q0 = _mm512_maskz_loadu_epi32(m0, x->q + b * TD_QK);
+    const __m512i q1 = _mm512_maskz_loadu_epi32(m1, x->q + b * TD_QK + 64);
+    const __m512i halves[2] = {_mm512_shuffle_i32x4(q0, q1, 0x88),
+                               _mm512_shuffle_i32x4(q0, q1, 0xdd)};
+    const __m512i s = _mm512_permutexvar_epi32(lanes, _mm512_maskz_loadu_epi32(m, x->s + b));
+    const __m512 dx = _mm512_permutexvar_ps(lanes, _mm512_maskz_loadu_ps(m, x->d + b));
+    // -(OFFSET / 4) times s: a quarter in each of the four partial sums.
+    const __m512i start = _mm512_sub_epi32(s, _mm512_slli_epi32(s, 2));
+    __m512i sums, e;
+    four_by_four(has_vbmi, n, w, b, halves, start, &sums, &e);
+    const __m512 d = _mm512_mul_ps(e8m0_half16(e), dx);
+    const __m512 f = _mm512_cvtepi32_ps(sums);
+    acc = _mm_fmadd_ps(_mm512_castps512_ps128(d), _mm512_castps512_ps128(f), acc);
+    if (n > 1) acc = _mm_fmadd_ps(_mm512_extractf32x4_ps(d, 1), _mm512_extractf32x4_ps(f, 1), acc);
+    if (n > 2) acc = _mm_fmadd_ps(_mm512_extractf32x4_ps(d, 2), _mm512_extractf32x4_ps(f, 2), acc);
+    if (n > 3) acc = _mm_fmadd_ps(_mm512_extractf32x4_ps(d, 3), _mm512_extractf32x4_ps(f, 3), acc);
     return acc;
 }
+
+// Products of four weight rows with one activation row. ahead: what is fetched meanwhile, as many
+// bytes as the rows have.
+INLINE __m128 four_rows(bool has_vbmi, const struct rows4 *w, uint32_t n_blocks,
+                        const struct row *x, const uint8_t *ahead)
+{
+    __m128 acc = _mm_setzero_ps();
+    uint32_t b = 0;
+    for (; b + 4 <= n_blocks; b += 4) {
+        td_fetch(ahead + b * FEW * TD_MXFP4_BYTES, 4 * FEW * TD_MXFP4_BYTES);
+        acc = add_blocks(has_vbmi, 4, w, b, x, acc);
+    }
+    switch (n_blocks - b) {
+    case 3: return add_blocks(has_vbmi, 3, w, b, x, acc);
+    case 2: return add_blocks(has_vbmi, 2, w, b, x, acc);
+    case 1: return add_blocks(has_vbmi, 1, w, b, x, acc);
+    default: return acc;
+    }
+}
+
+// One or two activation rows. Four weight rows at a time are read nearly as they lie in memory, and
+// what lies FETCH_BYTES further is fetched: far enough for the time memory takes, near enough that
+// it is still in the first cache when it is used.
+INLINE void few(bool has_vbmi, float *const *y, const uint8_t *w, const void *const *x,
+                uint32_t n_in, uint32_t n_out, uint32_t n_rows)
+{
+    const uint32_t n_blocks = n_in / TD_QK;
+    const size_t stride = n_blocks * TD_MXFP4_BYTES;
+    const uint32_t n = td_min_u32(n_out, FEW);
+    const __mmask8 mask = (__mmask8)first_lanes(n);
+    td_fetch(w, FETCH_BYTES);
+    for (uint32_t i = 0; i < n_out; i += FEW) {
+        // The last group moves back to be whole, its first outputs are written twice; fewer than
+        // four have the last one repeated.
+        const uint32_t o = td_min_u32(i, n_out - n);
+        struct rows4 rows;
+        TD_UNROLL
+        for (uint32_t r = 0; r < FEW; r++) rows.p[r] = w + (o + td_min_u32(r, n - 1)) * stride;
+        for (uint32_t r = 0; r < n_rows; r++) {
+            const struct row row = {x[r], td_q8_d(x[r], n_in), td_q8_s(x[r], n_in)};
+            const __m128 acc = four_rows(has_vbmi, &rows, n_blocks, &row, rows.p[0] + FETCH_BYTES);
+            _mm_mask_storeu_ps(y[r] + o, mask, acc);
+        }
+    }
+}
+
+// ---- many rows --------------------------------------------------------------------------------
 
 // Group g of the panel.
 INLINE void unpack(struct panel_block *panel, uint32_t g, const struct rows16 *w)
@@ -129,7 +226,7 @@ INLINE void unpack(struct panel_block *panel, uint32_t g, const struct rows16 *w
             _mm512_storeu_si512(panel->codes[k][g], _mm512_shuffle_epi8(plus12, lo));
             _mm512_storeu_si512(panel->codes[k + 4][g], _mm512_shuffle_epi8(plus12, hi));
         }
-        _mm512_storeu_ps(panel->scale[g], e8m0_half16(e[b]));
+        _mm512_storeu_ps(panel->scale[g], e8m0_half16(_mm512_cvtepu8_epi32(load128(e[b]))));
     }
 }
 
@@ -234,33 +331,6 @@ INLINE void panels(struct scratch *s, float *const *y, const uint8_t *w, const v
     }
 }
 
-// One or two rows, 16 outputs at a time.
-INLINE void few(struct scratch *s, float *const *y, const uint8_t *w, const void *const *x,
-                uint32_t n_in, uint32_t n_out, uint32_t n_rows)
-{
-    const uint32_t n_blocks = n_in / TD_QK;
-    const size_t stride = n_blocks * TD_MXFP4_BYTES;
-    const uint32_t n = td_min_u32(n_out, LANES);
-    const __mmask16 mask = first_lanes(n);
-    const uint32_t step = n < LANES ? COPY_BLOCKS : n_blocks;
-    td_fetch(w, n * stride);
-    for (uint32_t i = 0; i < n_out; i += LANES) {
-        // The last group moves back to be whole; its first outputs are written twice.
-        const uint32_t o = td_min_u32(i, n_out - n);
-        const uint8_t *ahead = w + td_min_u32(i + LANES, n_out - n) * stride;
-        for (uint32_t b = 0; b < n_blocks; b += step) {
-            struct rows16 g = {w + o * stride + b * TD_MXFP4_BYTES, stride, b,
-                               td_min_u32(step, n_blocks - b)};
-            if (n < LANES) copy_rows(TD_MXFP4_BYTES, s->copy, &g, n);
-            for (uint32_t r = 0; r < n_rows; r++) {
-                __m512 acc = b ? _mm512_maskz_loadu_ps(mask, y[r] + o) : _mm512_setzero_ps();
-                acc = few_rows(&g, x[r], n_in, ahead + b * LANES * TD_MXFP4_BYTES, acc);
-                _mm512_mask_storeu_ps(y[r] + o, mask, acc);
-            }
-        }
-    }
-}
-
 TARGET void td_mm_mxfp4_q8_avx512(float *const *y, const void *w, const void *const *x,
                                   uint32_t n_in, uint32_t n_out, uint32_t n_rows, void *scratch)
 {
@@ -268,7 +338,17 @@ TARGET void td_mm_mxfp4_q8_avx512(float *const *y, const void *w, const void *co
     if (n_rows >= MIN_PANEL_ROWS)
         panels(scratch, y, w, x, n_in, n_out, n_rows);
     else
-        few(scratch, y, w, x, n_in, n_out, n_rows);
+        few(false, y, w, x, n_in, n_out, n_rows);
+}
+
+TARGET void td_mm_mxfp4_q8_vbmi(float *const *y, const void *w, const void *const *x, uint32_t n_in,
+                                uint32_t n_out, uint32_t n_rows, void *scratch)
+{
+    assert(n_in % TD_QK == 0);
+    if (n_rows >= MIN_PANEL_ROWS)
+        td_mm_mxfp4_q8_avx512(y, w, x, n_in, n_out, n_rows, scratch);
+    else
+        few(true, y, w, x, n_in, n_out, n_rows);
 }
 
 #endif
