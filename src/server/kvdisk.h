@@ -26,9 +26,9 @@ void td_kvdisk_close(struct td_kvdisk *d); // NULL is fine
 // Of tokens[0, n), how many a file would save: the longest usable prefix without the last token;
 // 0: none. Reads no file.
 uint32_t td_kvdisk_find(struct td_kvdisk *d, const int32_t *tokens, uint32_t n);
-// Retires the session and reads that prefix into it; a want goes on from there. Whatever it
-// returns, the session is IDLE and holds *n_out of the tokens. A file that is damaged is removed;
-// what of it came whole before stays. Fails: TD_ENOMEM, TD_EIO: go on without.
+// Retires the session and reads that prefix into it: *n_out tokens, from which a want goes on; 0:
+// there is none, or nothing came. A file that is damaged is removed; what of it came whole before
+// stays. Fails: TD_ENOMEM, TD_EFULL (the session's context), TD_EIO: go on with *n_out.
 int td_kvdisk_load(struct td_kvdisk *d, struct td_session *s, const int32_t *tokens, uint32_t n,
                    uint32_t *n_out, struct td_error *err) TD_MUST_CHECK;
 // Writes a timeline (td_session_timeline, td_engine_kept) with the places where it can be taken up;

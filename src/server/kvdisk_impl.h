@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+// Private to server/kvdisk*.c.
+#ifndef TD_SERVER_KVDISK_IMPL_H
+#define TD_SERVER_KVDISK_IMPL_H
+
+#include "server/kvdisk.h"
+#include "server/kvfile.h"
+
+#include <sys/stat.h>
+
+// What is read again sooner than a file is found.
+#define TD_KVDISK_MIN_TOKENS 128u
+
+struct td_kvdisk_entry {
+    char name[48];
+    uint64_t bytes;
+    uint64_t used_ns; // wall clock
+    bool is_ours;     // of these weights and this layout: what follows is known
+    bool is_superseded;
+    uint32_t n_tokens, n_prompt, n_stops;
+    int32_t *tokens;
+    struct td_kvfile_stop *stops;
+};
+
+struct td_kvdisk {
+    char *dir;
+    int fd, lock_fd;
+    uint64_t cfg_max_bytes;
+    uint8_t weights[32], layout[16];
+    struct td_engine *engine;
+    uint32_t elem_bytes; // of KV
+    struct td_kvdisk_entry *entries;
+    uint32_t n_entries, cap;
+    uint64_t bytes;
+    uint8_t *piece; // room for one of the largest layer
+    void *sum;      // XXH3 state
+};
+
+// kvdisk.c
+int td_kvdisk_open_file(const struct td_kvdisk *d, const char *name, struct stat *st); // or -1
+void td_kvdisk_remove(struct td_kvdisk *d, uint32_t i);
+void td_kvdisk_use(struct td_kvdisk_entry *x, int fd);
+
+// kvdisk_io.c
+int td_kvdisk_open_io(struct td_kvdisk *d, struct td_error *err);
+void td_kvdisk_close_io(struct td_kvdisk *d);
+// Of weights, layout and tokens.
+void td_kvdisk_digest(const struct td_kvdisk *d, const int32_t *tokens, uint32_t n,
+                      uint8_t out[16]);
+uint64_t td_kvdisk_payload_bytes(const struct td_kvdisk *d, const struct td_kvfile_stop *stops,
+                                 uint32_t n_stops);
+uint64_t td_kvdisk_file_bytes(const struct td_kvdisk *d, const struct td_kvdisk_entry *x);
+// Reads and checks a head; *head_out is the caller's to free, NULL on failure.
+int td_kvdisk_read_head(int fd, uint64_t file_bytes, struct td_kvfile *out, uint8_t **head_out,
+                        struct td_error *err);
+// Places of a timeline that a file shall have, ascending: (TD_KVFILE_MAX_STOPS).
+uint32_t td_kvdisk_choose(const struct td_kvdisk *d, const struct td_timeline *t,
+                          struct td_place *out);
+// Reads up to n_stops stops of a file into a retired session, which keeps each as a place to return
+// to. TD_EFORMAT: the file is damaged.
+int td_kvdisk_read(struct td_kvdisk *d, uint32_t i, struct td_session *s, uint32_t n_stops,
+                   struct td_error *err);
+// Writes head and KV; fills the sums of x->stops.
+int td_kvdisk_write(struct td_kvdisk *d, int fd, struct td_kvdisk_entry *x,
+                    const struct td_place *places, struct td_error *err);
+
+#endif
