@@ -205,8 +205,19 @@ static void start_jobs(struct td_api_reply *r, const struct td_api_request *req)
     }
     r->n_choices = n;
     for (uint32_t i = 0; i < n; i++) r->choices[i].i = i;
-    for (uint32_t i = 0; i < n; i++)
-        if (!start_job(r, req, i)) return;
+    for (uint32_t i = 0; i < n; i++) {
+        if (start_job(r, req, i)) continue;
+        for (uint32_t k = 0; k < i; k++) td_job_cancel(r->choices[k].job);
+        return;
+    }
+    // The answer may take long, the request may be large: what is not needed any more goes now.
+    td_prompt_free(a);
+    free(a->messages);
+    a->messages = NULL;
+    if (r->dialect->keeps_request) return;
+    json_decref(a->root);
+    a->root = NULL;
+    a->model = NULL;
 }
 
 // What a request asks for that the dialects share.

@@ -222,7 +222,8 @@ enum td_item_kind {
 struct td_item {
     enum td_item_kind kind;
     char id[40];
-    size_t from, from_token; // where its text and its tokens begin in those of the choice
+    size_t from, n;              // its text in that of the choice
+    size_t from_token, n_tokens; // and its tokens
 };
 
 struct td_choice {
@@ -276,6 +277,7 @@ struct td_dialect {
     bool is_ollama;
     bool joins_commentary; // an empty line between commentary and the final text
     bool wants_events;     // also when the answer is no stream
+    bool keeps_request;    // its texts are needed to the end
     const char *id_prefix;
     void (*begin)(struct td_api_reply *r); // of a stream: it is settled
     void (*event)(struct td_api_reply *r, struct td_choice *c, const struct td_job_event *e);

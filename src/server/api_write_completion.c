@@ -179,6 +179,7 @@ static void keep_alive(struct td_api_reply *r, struct td_buf *b)
 
 const struct td_dialect td_dialect_completion = {
     .stream_type = "text/event-stream",
+    .keeps_request = true,
     .id_prefix = "cmpl-",
     .begin = begin,
     .event = event,

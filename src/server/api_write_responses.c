@@ -140,8 +140,7 @@ static bool is_message(const struct td_item *item)
 static struct td_str item_text(const struct td_choice *c)
 {
     const struct td_buf *b = c->item.kind == TD_ITEM_REASONING ? &c->reasoning : &c->content;
-    if (!b->at || b->n < c->item.from) return (struct td_str){"", 0};
-    return (struct td_str){b->at + c->item.from, b->n - c->item.from};
+    return b->at ? (struct td_str){b->at + c->item.from, c->item.n} : (struct td_str){"", 0};
 }
 
 // The tokens of [from, n) of the choice, as list `logprobs`.
@@ -156,7 +155,7 @@ static void put_logprobs(struct td_api_reply *r, const struct td_job_token *toke
 static size_t item_tokens(const struct td_choice *c, const struct td_job_token **out)
 {
     *out = c->tokens + (c->tokens ? c->item.from_token : 0);
-    return c->n_tokens - c->item.from_token;
+    return c->item.n_tokens;
 }
 
 static void put_part(struct td_api_reply *r, struct td_choice *c, const char *key, bool is_done)
@@ -224,11 +223,13 @@ static void open_item(struct td_api_reply *r, struct td_choice *c, enum td_item_
     const char *const prefix = kind == TD_ITEM_CALL        ? "fc_"
                                : kind == TD_ITEM_REASONING ? "rs_"
                                                            : "msg_";
-    // The event is in the choice already.
     const struct td_buf *text = kind == TD_ITEM_REASONING ? &c->reasoning : &c->content;
-    c->item.kind = kind;
-    c->item.from = kind == TD_ITEM_CALL ? 0 : text->n - e->text_bytes;
-    c->item.from_token = c->n_tokens - (is_message(&c->item) ? e->n_tokens : 0);
+    c->item = (struct td_item){.kind = kind};
+    if (kind != TD_ITEM_CALL) {
+        // The event is in the choice already.
+        c->item.from = text->n - e->text_bytes;
+        c->item.from_token = c->n_tokens - (is_message(&c->item) ? e->n_tokens : 0);
+    }
     td_reply_new_id(r, prefix, c->item.id);
     if (begin_event(r, "response.output_item.added")) {
         td_put_u64(&r->out, "output_index", r->n_items);
@@ -321,6 +322,8 @@ static void put_text(struct td_api_reply *r, struct td_choice *c, const struct t
         close_item(r, c, false);
         open_item(r, c, kind, e);
     }
+    c->item.n += e->text_bytes;
+    if (is_message(&c->item)) c->item.n_tokens += e->n_tokens;
     if (!begin_event(r, is_message(&c->item) ? "response.output_text.delta"
                                              : "response.reasoning_text.delta"))
         return;
@@ -388,6 +391,7 @@ static void keep_alive(struct td_api_reply *r, struct td_buf *b)
 const struct td_dialect td_dialect_responses = {
     .stream_type = "text/event-stream",
     .wants_events = true,
+    .keeps_request = true,
     .id_prefix = "resp_",
     .begin = begin,
     .event = event,
