@@ -345,6 +345,8 @@ struct td_api_reply *td_api_begin(struct td_api *api, const struct td_api_reques
         else
             begin_about(r, route, req->path);
     }
+    if (td_is_fine(&a->rd) && r->out.no_memory)
+        td_fault_set(&a->rd, 500, NULL, NULL, NULL, "There is no memory for the answer.");
     if (!td_is_fine(&a->rd)) td_reply_fault(r, &a->rd.fault, is_ollama);
     return r;
 }

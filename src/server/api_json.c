@@ -151,6 +151,9 @@ json_t *td_read_document(struct td_reader *r, const char *body, size_t n)
     }
     json_error_t why;
     json_t *root = json_loadb(body, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
+    // The parser says nothing about most allocations that fail.
+    if (!root && (!why.text[0] || json_error_code(&why) == json_error_out_of_memory))
+        td_fault_set(r, 500, NULL, NULL, NULL, "There is no memory for this request.");
     if (!root) {
         td_fault_set(r, 400, NULL, NULL, NULL,
                      "The body is not valid JSON: line %d, column %d: %s.", why.line, why.column,

@@ -66,6 +66,7 @@ size_t td_api_error_json(char *buf, size_t buf_bytes, unsigned status, const cha
 
 void td_reply_fault(struct td_api_reply *r, const struct td_fault *fault, bool is_ollama)
 {
+    if (r->out.no_memory) td_buf_free(&r->out);
     r->out.n = 0;
     r->status = fault->status;
     r->content_type = "application/json";

@@ -44,7 +44,11 @@ int td_job_open(struct td_job **out, const struct td_job_spec *spec, struct td_e
     if (spec->n_tokens == 0) return td_fail(err, TD_EARG, "no tokens");
     struct td_job *job = calloc(1, sizeof(*job));
     int32_t *tokens = malloc(spec->n_tokens * sizeof(*tokens));
-    if (!job || !tokens) abort();
+    if (!job || !tokens) {
+        free(job);
+        free(tokens);
+        return td_fail(err, TD_ENOMEM, "no memory for a job");
+    }
     memcpy(tokens, spec->tokens, spec->n_tokens * sizeof(*tokens));
     free(asked.tokens);
     asked.tokens = tokens;

@@ -1,0 +1,3 @@
+# Extra rules of the server floor: tests with memory that runs out.
+# Memory that runs out, at every call in turn.
+target_link_options(test_api_nomem PRIVATE -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc)
