@@ -12,6 +12,7 @@ const LOOK_EVERY_MS = 3000;
 export async function greet() {
   try {
     model.value = await api.model();
+    needKey.value = false;
     serverIsGone.value = false;
   } catch (error) {
     if (!(error instanceof api.ApiError)) throw error;
@@ -20,10 +21,11 @@ export async function greet() {
   }
 }
 
-export async function enterKey(key: string) {
+/** False: the server does not take this key. */
+export async function enterKey(key: string): Promise<boolean> {
   api.setKey(key);
-  needKey.value = false;
   await greet();
+  return !needKey.value;
 }
 
 // Once it is gone, look until it is back.

@@ -158,7 +158,9 @@ function AssistantMessage({ conversation, message, isBusy }: MessageProps) {
       <div class="actions">
         <Branches conversation={conversation} message={message} />
         {message.text && <CopyButton text={message.text} />}
-        <IconButton icon="again" label="Regenerate answer" disabled={isBusy} onClick={again} />
+        {end !== "failed" && (
+          <IconButton icon="again" label="Regenerate answer" disabled={isBusy} onClick={again} />
+        )}
       </div>
     </>
   );

@@ -43,7 +43,8 @@ function RenameField({ summary, onDone }: { summary: Summary; onDone: () => void
   const field = useRef<HTMLInputElement>(null);
   useEffect(() => field.current!.select(), []);
   const finish = (isWanted: boolean) => {
-    if (isWanted) void chats.rename(summary.id, field.current!.value);
+    if (!field.current) return; // the blur of a field that was taken away
+    if (isWanted) void chats.rename(summary.id, field.current.value);
     onDone();
   };
   const onKeyDown = (event: KeyboardEvent) => {

@@ -34,8 +34,6 @@ function Context({ used }: { used: number }) {
   );
 }
 
-const whereTexts = { local: "here", remote: "on the peer" };
-
 function Running({ answer }: { answer: Answer }) {
   const phase = answer.phase.value;
   const progress = answer.progress.value;
@@ -53,7 +51,7 @@ function Running({ answer }: { answer: Answer }) {
           </span>
         </span>
         {nNew > 0 && time_ms > 0 && <Figure label="speed">{rate(nNew, time_ms)}</Figure>}
-        {where && <Figure label="read">{whereTexts[where]}</Figure>}
+        {where === "remote" && <Figure label="read">on the peer</Figure>}
         <Context used={processed} />
       </>
     );
@@ -68,8 +66,8 @@ function Running({ answer }: { answer: Answer }) {
 }
 
 function Relay({ prefill }: { prefill: Prefill }) {
-  const { path, peer, bytes = 0, transfer_seconds: seconds = 0, overlap } = prefill;
-  if (path === "local" || !peer) return <Figure label="read">here</Figure>;
+  const { path, reason, peer, bytes = 0, transfer_seconds: seconds = 0, overlap } = prefill;
+  if (path === "local") return reason ? <Figure label="read">here</Figure> : null; // no reason: no peers
   return (
     <>
       <Figure label="read on">{path === "salvaged" ? `${peer}, in part` : peer}</Figure>
