@@ -23,6 +23,7 @@ help:
 	@echo "make asan      build and test with AddressSanitizer and UndefinedBehaviorSanitizer in build/asan"
 	@echo "make tsan      the same with ThreadSanitizer in build/tsan"
 	@echo "make fuzz      fuzz every target for SECONDS_EACH=$(SECONDS_EACH) seconds"
+	@echo "make soak      1,000 connections to tandem serve, 32 of them streams, for SECONDS_EACH=$(SECONDS_EACH) seconds"
 	@echo "make format    clang-format all sources;  make hooks: check them before each commit"
 	@echo "make bench     measure gpt-oss-20b at full size (random weights) in BENCH_DIR=$(BENCH_DIR)"
 	@echo "make install   to PREFIX=$(PREFIX), with the man page; DESTDIR is understood"
@@ -61,6 +62,10 @@ bench:
 	@cmake -S . -B $(BUILD) $(CMAKE_FLAGS) >/dev/null
 	@cmake --build $(BUILD) --parallel $(JOBS) --target tandem
 	@scripts/bench.sh $(BUILD)/tandem $(BENCH_DIR)
+
+.PHONY: soak
+soak: all
+	@node bench/soak.mjs $(BUILD)/tandem --seconds $(SECONDS_EACH)
 
 .PHONY: asan tsan
 asan tsan:
