@@ -158,6 +158,10 @@ else
         note_skipped "$root/gcc-tests.log" gcc/
         step quality quality
     }
+    [ -x "$root/gcc/tandem" ] && {
+        step e2e-clients tests/e2e/run.sh clients "$root/gcc/tandem" "$root/e2e"
+        step e2e-page tests/e2e/run.sh page "$root/gcc/tandem" "$root/e2e"
+    }
     step clang clang_build && {
         step clang-tests tests "$root/clang" -L quick -E '^(app|text)\.'
         note_skipped "$root/clang-tests.log" clang/

@@ -18,6 +18,12 @@ has_clang_rt() { has_cmd clang && [ -e "$(clang -print-file-name=libclang_rt.fuz
 # Can the cross compiler link a static program? Debian's only recommends the C library.
 has_arm_libc() { has_cmd aarch64-linux-gnu-gcc && [ -e "$(aarch64-linux-gnu-gcc -print-file-name=libc.a)" ]; }
 
+# The browser that the chat page is tested in. Not every system has a package of it.
+has_chromium() {
+    has_cmd chromium || has_cmd chromium-browser || has_cmd google-chrome ||
+        [ -e "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome" ]
+}
+
 # For make check only; "-": no such package there, the check that needs it is skipped.
 wanted_for_check() {
     cat <<'LIST'
@@ -31,6 +37,7 @@ arm_libc arm-libc libc6-dev-arm64-cross - -
 cmd qemu-aarch64 qemu-user qemu-user -
 cmd node nodejs nodejs node
 cmd npm npm npm -
+chromium chromium chromium chromium -
 cmd python3 python3 python3 python3
 LIST
 }
@@ -65,6 +72,7 @@ fi
 
 missing=
 packages=
+chromium=
 while read -r kind name apt dnf brew; do
     [ -n "$kind" ] || continue
     case $kind in
@@ -72,6 +80,7 @@ while read -r kind name apt dnf brew; do
     lib) has_lib "$name" && continue ;;
     clang_rt) has_clang_rt && continue ;;
     arm_libc) has_arm_libc && continue ;;
+    chromium) has_chromium && continue ;;
     esac
     missing="$missing $name"
     case $manager in
@@ -80,7 +89,10 @@ while read -r kind name apt dnf brew; do
     brew) package=$brew ;;
     *) package=$name ;;
     esac
-    [ "$package" = - ] || packages="$packages $package"
+    [ "$package" = - ] && continue
+    # By itself, below: where there is no such package, the others must come all the same.
+    [ "$kind" = chromium ] && chromium=$package && continue
+    packages="$packages $package"
 done <<EOF_WANTED
 $(wanted)
 $([ $is_check = 0 ] || wanted_for_check)
@@ -94,7 +106,7 @@ elif ! has_cmd cc && [ $manager = apt ]; then
     packages="$packages libc6-dev"
 fi
 [ -n "$missing" ] || exit 0
-[ -n "$packages" ] || { [ $manager != none ] && exit 0; }
+[ -n "$packages$chromium" ] || { [ $manager != none ] && exit 0; }
 # What only some checks need must not stop the others.
 failure=$((1 - is_check))
 
@@ -121,24 +133,29 @@ if [ "$(id -u)" -ne 0 ]; then
         as_root=sudo # it asks for the password
     else
         case $manager in
-        apt) command="apt-get install -y$packages" ;;
-        *) command="dnf install -y$packages" ;;
+        apt) command="apt-get install -y$packages $chromium" ;;
+        *) command="dnf install -y$packages $chromium" ;;
         esac
         echo "setup: missing:$missing; run this as root: $command" >&2
         exit $failure
     fi
 fi
-echo "setup: installing$packages"
-# shellcheck disable=SC2086 # lists of words
-case $manager in
-apt)
-    DEBIAN_FRONTEND=noninteractive
-    export DEBIAN_FRONTEND
-    # Lists may be missing on a fresh system, or too old to find the packages they name.
-    $as_root apt-get install -y --no-install-recommends $packages >/dev/null 2>&1 || {
-        $as_root apt-get update -q >/dev/null
-        $as_root apt-get install -y --no-install-recommends $packages >/dev/null
-    }
-    ;;
-dnf) $as_root dnf install -y -q $packages ;;
-esac
+
+install() {
+    echo "setup: installing $*"
+    case $manager in
+    apt)
+        DEBIAN_FRONTEND=noninteractive
+        export DEBIAN_FRONTEND
+        # Lists may be missing on a fresh system, or too old to find the packages they name.
+        $as_root apt-get install -y --no-install-recommends "$@" >/dev/null 2>&1 || {
+            $as_root apt-get update -q >/dev/null
+            $as_root apt-get install -y --no-install-recommends "$@" >/dev/null
+        }
+        ;;
+    dnf) $as_root dnf install -y -q "$@" ;;
+    esac
+}
+# shellcheck disable=SC2086 # a list of words
+[ -z "$packages" ] || install $packages
+[ -z "$chromium" ] || install "$chromium" || echo "setup: no $chromium; the chat page is not tested in a browser"
