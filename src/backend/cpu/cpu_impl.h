@@ -144,7 +144,7 @@ struct td_phase {
 #define TD_AHEAD_BYTES ((size_t)256 * 1024)
 // With at most so many rows a matrix product only reads its weights: who waits fetches those that
 // come next.
-#define TD_FEW_ROWS 2
+#define TD_FEW_ROWS 8
 // Rows of an expert whose gate and up tiles are held at once.
 #define TD_TILE_ROWS 128
 // Rows of a tile of attention: enough that converting K and V is little of its work.

@@ -20,11 +20,9 @@
 
 #include <assert.h>
 
-#define PANEL_BLOCKS   15u   // fits 48 KB of L1 with a tile's activations; at most 16, see start
-#define COPY_BLOCKS    64u   // see copy_rows
-#define MIN_PANEL_ROWS 3     // from here on unpacking pays
-#define FETCH_BYTES    8192u // see few; 6, 8, 12 and 16 KB were as good
-#define OFFSET         12    // of the codes, see above
+#define PANEL_BLOCKS 15u   // fits 48 KB of L1 with a tile's activations; at most 16, see start
+#define FETCH_BYTES  8192u // see few; 6, 8, 12 and 16 KB were as good
+#define OFFSET       12    // of the codes, see above
 
 // A block of 64 outputs: codes[k][g] holds elements 4 * k to 4 * k + 3 of group g's outputs.
 struct panel_block {
@@ -36,7 +34,7 @@ struct scratch {
     struct panel_block panel[PANEL_BLOCKS];
     int32_t start[TILE_ROWS][16]; // of the sums of each block
     struct acc acc;
-    uint8_t copy[LANES * COPY_BLOCKS * TD_MXFP4_BYTES];
+    uint8_t copy[LANES * PANEL_BLOCKS * TD_MXFP4_BYTES];
 };
 _Static_assert(sizeof(struct scratch) <= TD_MM_SCRATCH_BYTES, "fits");
 
@@ -61,7 +59,8 @@ INLINE __m512 e8m0_half16(__m512i e)
 
 // ---- few rows ---------------------------------------------------------------------------------
 
-#define FEW 4 // weight rows at a time, and blocks
+#define FEW     4 // weight rows at a time, and blocks
+#define MAX_FEW 4 // activation rows at most: from here on a panel pays
 
 // Four weight rows, from their first block on.
 struct rows4 {
@@ -99,18 +98,19 @@ INLINE __m512i by_lane(int a, int b, int c, int d)
     return _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d);
 }
 
-// Block b of the four rows and the n - 1 after it (n <= 4): sums of products with x, the blocks'
-// elements 0-15 and 16-31, from start on. sums and e, the scale bytes, have lane i for block b + i
-// and dword r for row r.
-INLINE void four_by_four(bool has_vbmi, int n, const struct rows4 *w, uint32_t b,
-                         const __m512i x[2], __m512i start, __m512i *sums, __m512i *e)
+// Block b of the four rows and the n - 1 after it (n <= 4), times each of n_x activation rows:
+// sums[i] begins as where the partial sums of activation row i start. sums and e, the scale bytes,
+// have lane j for block b + j and dword r for weight row r. x: elements 0-15 of the blocks, then
+// 16-31.
+INLINE void four_by_four(bool has_vbmi, int n, const struct rows4 *w, uint32_t b, int n_x,
+                         __m512i x[][2], __m512i *sums, __m512i *e)
 {
     // A block has 17 bytes: the scales are in words 0, 8, 17 and 25, by turns low and high.
     const __m512i words = by_lane(0, 8 | 8 << 16, 17 | 17 << 16, 25 | 25 << 16);
     const __m512i shift = by_lane(0, 8, 0, 8);
     // All that four blocks have of the first 64 bytes; of fewer no more than theirs.
     const __mmask64 there = n == 4 ? ~(__mmask64)0 : ((__mmask64)1 << (n * 17)) - 1;
-    __m512i v[FEW], at = _mm512_setzero_si512();
+    __m512i v[MAX_FEW][FEW], at = _mm512_setzero_si512();
     TD_UNROLL
     for (int r = 0; r < FEW; r++) {
         const uint8_t *p = w->p[r] + b * TD_MXFP4_BYTES;
@@ -122,83 +122,110 @@ INLINE void four_by_four(bool has_vbmi, int n, const struct rows4 *w, uint32_t b
         if (n > 3) q = _mm512_inserti32x4(q, load128(p + 1 + 3 * TD_MXFP4_BYTES), 3);
         __m512i lo, hi;
         codes(has_vbmi, q, &lo, &hi);
-        v[r] = start;
-        dpbusd(&v[r], lo, x[0]);
-        dpbusd(&v[r], hi, x[1]);
+        TD_UNROLL
+        for (int i = 0; i < n_x; i++) {
+            v[i][r] = sums[i];
+            dpbusd(&v[i][r], lo, x[i][0]);
+            dpbusd(&v[i][r], hi, x[i][1]);
+        }
     }
-    *sums = sums16(v);
+    TD_UNROLL
+    for (int i = 0; i < n_x; i++) sums[i] = sums16(v[i]);
     *e = _mm512_and_si512(_mm512_srlv_epi32(at, shift), _mm512_set1_epi32(255));
 }
 
-// acc, one float a weight row, plus the products of n blocks (at most 4) from b on.
-INLINE __m128 add_blocks(bool has_vbmi, int n, const struct rows4 *w, uint32_t b,
-                         const struct row *x, __m128 acc)
+// acc[i], one float a weight row, plus the products of n blocks (at most 4) from b on with
+// activation row i.
+INLINE void add_blocks(bool has_vbmi, int n, const struct rows4 *w, uint32_t b, int n_x,
+                       const struct row *x, __m128 *acc)
 {
     const __m512i lanes = by_lane(0, 1, 2, 3);
     const __mmask16 m = first_lanes((uint32_t)n);
     const __mmask16 m0 = n > 1 ? 0xffff : 0x00ff;
     const __mmask16 m1 = n > 3 ? 0xffff : n == 3 ? 0x00ff : 0;
-    const __m512i q0 = _mm512_maskz_loadu_epi32(m0, x->q + b * TD_QK);
-    const __m512i q1 = _mm512_maskz_loadu_epi32(m1, x->q + b * TD_QK + 64);
-    const __m512i halves[2] = {_mm512_shuffle_i32x4(q0, q1, 0x88),
-                               _mm512_shuffle_i32x4(q0, q1, 0xdd)};
-    const __m512i s = _mm512_permutexvar_epi32(lanes, _mm512_maskz_loadu_epi32(m, x->s + b));
-    const __m512 dx = _mm512_permutexvar_ps(lanes, _mm512_maskz_loadu_ps(m, x->d + b));
-    // -(OFFSET / 4) times s: a quarter in each of the four partial sums.
-    const __m512i start = _mm512_sub_epi32(s, _mm512_slli_epi32(s, 2));
-    __m512i sums, e;
-    four_by_four(has_vbmi, n, w, b, halves, start, &sums, &e);
-    const __m512 d = _mm512_mul_ps(e8m0_half16(e), dx);
-    const __m512 f = _mm512_cvtepi32_ps(sums);
-    acc = _mm_fmadd_ps(_mm512_castps512_ps128(d), _mm512_castps512_ps128(f), acc);
-    if (n > 1) acc = _mm_fmadd_ps(_mm512_extractf32x4_ps(d, 1), _mm512_extractf32x4_ps(f, 1), acc);
-    if (n > 2) acc = _mm_fmadd_ps(_mm512_extractf32x4_ps(d, 2), _mm512_extractf32x4_ps(f, 2), acc);
-    if (n > 3) acc = _mm_fmadd_ps(_mm512_extractf32x4_ps(d, 3), _mm512_extractf32x4_ps(f, 3), acc);
-    return acc;
+    __m512i halves[MAX_FEW][2], sums[MAX_FEW], e;
+    TD_UNROLL
+    for (int i = 0; i < n_x; i++) {
+        const __m512i q0 = _mm512_maskz_loadu_epi32(m0, x[i].q + b * TD_QK);
+        const __m512i q1 = _mm512_maskz_loadu_epi32(m1, x[i].q + b * TD_QK + 64);
+        halves[i][0] = _mm512_shuffle_i32x4(q0, q1, 0x88);
+        halves[i][1] = _mm512_shuffle_i32x4(q0, q1, 0xdd);
+        const __m512i s = _mm512_permutexvar_epi32(lanes, _mm512_maskz_loadu_epi32(m, x[i].s + b));
+        // -(OFFSET / 4) times s: a quarter in each of the four partial sums.
+        sums[i] = _mm512_sub_epi32(s, _mm512_slli_epi32(s, 2));
+    }
+    four_by_four(has_vbmi, n, w, b, n_x, halves, sums, &e);
+    const __m512 dw = e8m0_half16(e);
+    TD_UNROLL
+    for (int i = 0; i < n_x; i++) {
+        const __m512 dx = _mm512_permutexvar_ps(lanes, _mm512_maskz_loadu_ps(m, x[i].d + b));
+        const __m512 d = _mm512_mul_ps(dw, dx);
+        const __m512 f = _mm512_cvtepi32_ps(sums[i]);
+        __m128 a = _mm_fmadd_ps(_mm512_castps512_ps128(d), _mm512_castps512_ps128(f), acc[i]);
+        if (n > 1) a = _mm_fmadd_ps(_mm512_extractf32x4_ps(d, 1), _mm512_extractf32x4_ps(f, 1), a);
+        if (n > 2) a = _mm_fmadd_ps(_mm512_extractf32x4_ps(d, 2), _mm512_extractf32x4_ps(f, 2), a);
+        if (n > 3) a = _mm_fmadd_ps(_mm512_extractf32x4_ps(d, 3), _mm512_extractf32x4_ps(f, 3), a);
+        acc[i] = a;
+    }
 }
 
-// Products of four weight rows with one activation row. ahead: what is fetched meanwhile, as many
-// bytes as the rows have.
-INLINE __m128 four_rows(bool has_vbmi, const struct rows4 *w, uint32_t n_blocks,
-                        const struct row *x, const uint8_t *ahead)
+// Products of four weight rows with n_x activation rows. ahead: what is fetched meanwhile, as many
+// bytes as the weight rows have.
+INLINE void four_rows(bool has_vbmi, const struct rows4 *w, uint32_t n_blocks, int n_x,
+                      const struct row *x, const uint8_t *ahead, __m128 *acc)
 {
-    __m128 acc = _mm_setzero_ps();
     uint32_t b = 0;
     for (; b + 4 <= n_blocks; b += 4) {
         td_fetch(ahead + b * FEW * TD_MXFP4_BYTES, 4 * FEW * TD_MXFP4_BYTES);
-        acc = add_blocks(has_vbmi, 4, w, b, x, acc);
+        add_blocks(has_vbmi, 4, w, b, n_x, x, acc);
     }
     switch (n_blocks - b) {
-    case 3: return add_blocks(has_vbmi, 3, w, b, x, acc);
-    case 2: return add_blocks(has_vbmi, 2, w, b, x, acc);
-    case 1: return add_blocks(has_vbmi, 1, w, b, x, acc);
-    default: return acc;
+    case 3: add_blocks(has_vbmi, 3, w, b, n_x, x, acc); break;
+    case 2: add_blocks(has_vbmi, 2, w, b, n_x, x, acc); break;
+    case 1: add_blocks(has_vbmi, 1, w, b, n_x, x, acc); break;
+    default: break;
     }
 }
 
-// One or two activation rows. Four weight rows at a time are read nearly as they lie in memory, and
-// what lies FETCH_BYTES further is fetched: far enough for the time memory takes, near enough that
-// it is still in the first cache when it is used.
-INLINE void few(bool has_vbmi, float *const *y, const uint8_t *w, const void *const *x,
-                uint32_t n_in, uint32_t n_out, uint32_t n_rows)
+// n_x activation rows, a constant. Four weight rows at a time are read nearly as they lie in
+// memory, and what lies FETCH_BYTES further is fetched: far enough for the time memory takes, near
+// enough that it is still in the first cache when it is used.
+INLINE void few_n(bool has_vbmi, int n_x, float *const *y, const uint8_t *w, const void *const *x,
+                  uint32_t n_in, uint32_t n_out)
 {
     const uint32_t n_blocks = n_in / TD_QK;
     const size_t stride = n_blocks * TD_MXFP4_BYTES;
     const uint32_t n = td_min_u32(n_out, FEW);
     const __mmask8 mask = (__mmask8)first_lanes(n);
+    struct row row[MAX_FEW];
+    TD_UNROLL
+    for (int i = 0; i < n_x; i++)
+        row[i] = (struct row){x[i], td_q8_d(x[i], n_in), td_q8_s(x[i], n_in)};
     td_fetch(w, FETCH_BYTES);
-    for (uint32_t i = 0; i < n_out; i += FEW) {
+    for (uint32_t i_out = 0; i_out < n_out; i_out += FEW) {
         // The last group moves back to be whole, its first outputs are written twice; fewer than
         // four have the last one repeated.
-        const uint32_t o = td_min_u32(i, n_out - n);
+        const uint32_t o = td_min_u32(i_out, n_out - n);
         struct rows4 rows;
         TD_UNROLL
         for (uint32_t r = 0; r < FEW; r++) rows.p[r] = w + (o + td_min_u32(r, n - 1)) * stride;
-        for (uint32_t r = 0; r < n_rows; r++) {
-            const struct row row = {x[r], td_q8_d(x[r], n_in), td_q8_s(x[r], n_in)};
-            const __m128 acc = four_rows(has_vbmi, &rows, n_blocks, &row, rows.p[0] + FETCH_BYTES);
-            _mm_mask_storeu_ps(y[r] + o, mask, acc);
-        }
+        __m128 acc[MAX_FEW];
+        TD_UNROLL
+        for (int i = 0; i < n_x; i++) acc[i] = _mm_setzero_ps();
+        four_rows(has_vbmi, &rows, n_blocks, n_x, row, rows.p[0] + FETCH_BYTES, acc);
+        TD_UNROLL
+        for (int i = 0; i < n_x; i++) _mm_mask_storeu_ps(y[i] + o, mask, acc[i]);
+    }
+}
+
+INLINE void few(bool has_vbmi, float *const *y, const uint8_t *w, const void *const *x,
+                uint32_t n_in, uint32_t n_out, uint32_t n_rows)
+{
+    switch (n_rows) {
+    case 1: few_n(has_vbmi, 1, y, w, x, n_in, n_out); return;
+    case 2: few_n(has_vbmi, 2, y, w, x, n_in, n_out); return;
+    case 3: few_n(has_vbmi, 3, y, w, x, n_in, n_out); return;
+    default: few_n(has_vbmi, MAX_FEW, y, w, x, n_in, n_out); return;
     }
 }
 
@@ -335,7 +362,7 @@ TARGET void td_mm_mxfp4_q8_avx512(float *const *y, const void *w, const void *co
                                   uint32_t n_in, uint32_t n_out, uint32_t n_rows, void *scratch)
 {
     assert(n_in % TD_QK == 0);
-    if (n_rows >= MIN_PANEL_ROWS)
+    if (n_rows > MAX_FEW)
         panels(scratch, y, w, x, n_in, n_out, n_rows);
     else
         few(false, y, w, x, n_in, n_out, n_rows);
@@ -345,7 +372,7 @@ TARGET void td_mm_mxfp4_q8_vbmi(float *const *y, const void *w, const void *cons
                                 uint32_t n_out, uint32_t n_rows, void *scratch)
 {
     assert(n_in % TD_QK == 0);
-    if (n_rows >= MIN_PANEL_ROWS)
+    if (n_rows > MAX_FEW)
         td_mm_mxfp4_q8_avx512(y, w, x, n_in, n_out, n_rows, scratch);
     else
         few(true, y, w, x, n_in, n_out, n_rows);
