@@ -193,6 +193,7 @@ static bool is_paced(const struct td_config *cfg)
 void td_pair_save_rates(const struct td_pair *p)
 {
     if (!p->cfg || is_paced(p->cfg)) return; // not this machine's
+    if (!p->weights[0]) return;              // of what, nobody has looked
     if (p->prefill.n_points == 0 || p->decode.n_points == 0) return;
     char key[160];
     rates_key(p, key, sizeof(key));
@@ -293,6 +294,7 @@ int td_pair_init(struct td_pair *p, struct td_app *app, enum td_wire_role role, 
              td_app_main_type(app->model), app->precision == TD_PRECISION_HIGH ? ", high" : "");
     if (role == TD_WIRE_DECODE && td_opt_is_set(p->cfg, TD_OPT_OTHER_WEIGHTS))
         p->peer.identity.flags |= TD_WIRE_ALLOW_WEIGHTS;
+    if (app->precision == TD_PRECISION_HIGH) p->peer.identity.flags |= TD_WIRE_HIGH_PRECISION;
     return find_rates(p, wants_rates, err);
 }
 
@@ -322,7 +324,10 @@ int td_pair_open(struct td_pair *p, struct td_app *app, enum td_remote_policy po
     p->app = app;
     const char *peers = td_opt_text(p->cfg, TD_OPT_PREFILL);
     if (!peers) return TD_OK;
-    int code = td_pair_init(p, app, TD_WIRE_DECODE, policy == TD_REMOTE_AUTO, err);
+    // Nobody is asked: no weights need to be read for a digest.
+    int code = TD_OK;
+    if (policy != TD_REMOTE_NEVER)
+        code = td_pair_init(p, app, TD_WIRE_DECODE, policy == TD_REMOTE_AUTO, err);
     if (code != TD_OK) return code;
     struct td_remote_config remote = {.peers = peers, .policy = policy};
     far_config(p, &remote.far);

@@ -76,7 +76,8 @@ int td_pair_sync(struct td_pair *p, struct td_session *s, const int32_t *tokens,
         wipe(&v);
         td_progress_end(&v.here);
         if (code == TD_OK && stats->weights_differ)
-            td_app_note("a model with other weights has read this prompt or its beginning%s%s",
+            td_app_note("a model with other weights or another precision has read this prompt or "
+                        "its beginning%s%s",
                         stats->peer[0] ? ", at " : "", stats->peer);
         return code;
     }

@@ -3,13 +3,16 @@
 // heartbeat, how it goes down. What a request's frames mean is fetch.c's.
 #include "relay/far_impl.h"
 #include "relay/speeds.h"
+#include "relay/wait_impl.h"
 
+#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define GREET_MS     10000u // for each frame until the session stands
 #define N_PINGS      3u     // of the first look at the round trip
 #define DATA_WAIT_MS 50u    // then the data thread looks up
+#define SAY_OUT_NS   300000000u
 
 struct td_wire_header td_conn_header(const struct td_conn *c, enum td_wire_type type,
                                      uint64_t request)
@@ -29,12 +32,13 @@ void td_conn_fail(struct td_conn *c, bool is_refused, const struct td_error *err
     }
     far->n_events++;
     pthread_cond_broadcast(&far->changed);
+    if (c->has_writer) pthread_cond_signal(&c->to_say);
     pthread_mutex_unlock(&far->mutex);
     // What has come over data is taken in first: data_main, and whoever closes.
     if (c->link[TD_WIRE_CONTROL]) td_link_cancel(c->link[TD_WIRE_CONTROL]);
 }
 
-int td_conn_say(struct td_conn *c, const struct td_wire_msg *msg, struct td_error *err)
+static int write_now(struct td_conn *c, const struct td_wire_msg *msg, struct td_error *err)
 {
     struct td_error why;
     const int code = td_frames_write(&c->control, msg, &why);
@@ -42,6 +46,100 @@ int td_conn_say(struct td_conn *c, const struct td_wire_msg *msg, struct td_erro
     td_conn_fail(c, false, &why);
     if (err) *err = why;
     return code;
+}
+
+static void wipe(struct td_said *s)
+{
+    OPENSSL_cleanse(s, sizeof(*s) + s->msg.items_bytes); // the prompt
+    free(s);
+}
+
+int td_conn_say(struct td_conn *c, const struct td_wire_msg *msg, struct td_error *err)
+{
+    struct td_said *s = malloc(sizeof(*s) + msg->items_bytes);
+    if (!s) return td_fail(err, TD_ENOMEM, "no memory for a frame");
+    s->next = NULL;
+    s->msg = *msg;
+    if (msg->items_bytes > 0) memcpy(s->items, msg->items, msg->items_bytes);
+    s->msg.items = s->items;
+    struct td_far *far = c->far;
+    pthread_mutex_lock(&far->mutex);
+    int code = c->code;
+    if (code && err) *err = c->err;
+    const bool is_queued = !code && c->has_writer;
+    if (is_queued) {
+        *c->said_end = s;
+        c->said_end = &s->next;
+        pthread_cond_signal(&c->to_say);
+    }
+    pthread_mutex_unlock(&far->mutex);
+    if (is_queued) return TD_OK;
+    if (!code) code = write_now(c, msg, err); // greeting
+    wipe(s);
+    return code;
+}
+
+static void *writer_main(void *ctx)
+{
+    struct td_conn *c = ctx;
+    struct td_far *far = c->far;
+    pthread_mutex_lock(&far->mutex);
+    for (;;) {
+        while (!c->said_first && !c->is_said_out && !c->code)
+            pthread_cond_wait(&c->to_say, &far->mutex);
+        struct td_said *s = c->said_first;
+        if (!s || c->code) break;
+        c->said_first = s->next;
+        if (!c->said_first) c->said_end = &c->said_first;
+        c->is_writing = true;
+        pthread_mutex_unlock(&far->mutex);
+        (void)write_now(c, &s->msg, NULL); // c->code says whether it failed
+        wipe(s);
+        pthread_mutex_lock(&far->mutex);
+        c->is_writing = false;
+    }
+    far->n_events++;
+    pthread_cond_broadcast(&far->changed);
+    pthread_mutex_unlock(&far->mutex);
+    return NULL;
+}
+
+static int start_writer(struct td_conn *c, struct td_error *err)
+{
+    c->said_end = &c->said_first;
+    td_cond_init(&c->to_say);
+    c->has_writer = pthread_create(&c->writer, NULL, writer_main, c) == 0;
+    return c->has_writer ? TD_OK : td_fail(err, TD_ENOMEM, "no thread for a connection");
+}
+
+// All that was said is written, if the peer takes it soon; then the writer ends.
+static void end_writer(struct td_conn *c)
+{
+    struct td_far *far = c->far;
+    const uint64_t end_ns = td_clock_ns() + SAY_OUT_NS;
+    bool is_out = false;
+    while (!is_out && td_clock_ns() < end_ns) {
+        pthread_mutex_lock(&far->mutex);
+        c->is_said_out = true;
+        pthread_cond_signal(&c->to_say);
+        is_out = c->code || (!c->said_first && !c->is_writing);
+        const uint64_t seen = far->n_events;
+        pthread_mutex_unlock(&far->mutex);
+        if (!is_out) td_far_wait(far, seen, 5);
+    }
+    struct td_error why;
+    (void)td_fail(&why, TD_EIO, "the connection was closed here");
+    td_conn_fail(c, false, &why);
+    pthread_join(c->writer, NULL);
+    pthread_mutex_lock(&far->mutex);
+    c->has_writer = false;
+    pthread_mutex_unlock(&far->mutex);
+    pthread_cond_destroy(&c->to_say);
+    while (c->said_first) {
+        struct td_said *s = c->said_first;
+        c->said_first = s->next;
+        wipe(s);
+    }
 }
 
 static const char *peer_of(const struct td_conn *c)
@@ -454,7 +552,8 @@ int td_conn_open(struct td_conn *c, struct td_error *err)
     int code = open_control(c, err);
     if (!code) code = open_data(c, err);
     c->connect_seconds = (double)(td_clock_ns() - t0) / 1e9;
-    return code ? code : look(c, err);
+    if (!code) code = look(c, err);
+    return code ? code : start_writer(c, err);
 }
 
 void td_conn_stop(struct td_conn *c)
@@ -498,8 +597,9 @@ void td_conn_close(struct td_conn *c)
         const bool is_up = !c->code;
         pthread_mutex_unlock(&far->mutex);
         const struct td_wire_msg bye = {.h = td_conn_header(c, TD_WIRE_BYE, 0)};
-        if (is_up && td_conn_say(c, &bye, &why) == TD_OK) (void)td_fail(&why, TD_EIO, "closed");
+        if (is_up) (void)td_conn_say(c, &bye, NULL); // it is over in any case
     }
+    if (c->has_writer) end_writer(c);
     (void)td_fail(&why, TD_EIO, "the connection was closed here");
     td_conn_fail(c, false, &why);
     if (c->link[TD_WIRE_DATA]) td_link_cancel(c->link[TD_WIRE_DATA]);

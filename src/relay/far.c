@@ -87,7 +87,7 @@ static void set_conn(struct td_far *far, struct td_conn *c)
 static bool is_same_peer(const struct td_far *far, const struct td_conn *c)
 {
     const struct td_wire_identity *a = &far->met.identity, *b = &c->theirs.identity;
-    return far->has_met && memcmp(a->weights, b->weights, sizeof(a->weights)) == 0 &&
+    return far->has_met && !td_peer_differs(a, b) &&
            strcmp(far->met.hello.build, c->theirs.hello.build) == 0;
 }
 
@@ -385,9 +385,7 @@ void td_far_info(struct td_far *far, struct td_far_info *out)
                                 .canary_kv_error = far->canary_kv_error,
                                 .canary_logits_kl = far->canary_logits_kl};
     // Of whom it was connected to last: what came from there stays what it is.
-    out->weights_differ =
-        far->has_met && memcmp(far->met.identity.weights, far->peer.identity.weights,
-                               sizeof(far->peer.identity.weights)) != 0;
+    out->weights_differ = far->has_met && td_peer_differs(&far->met.identity, &far->peer.identity);
     const struct td_conn *c = far->conn;
     if (c) {
         const char *peer = td_link_peer(c->link[TD_WIRE_CONTROL]);

@@ -17,6 +17,13 @@
 // After an end that control told of: how long data may be quiet before nothing more is waited for.
 #define TD_CONN_QUIET_NS 100000000u
 
+// A control frame that waits to be written.
+struct td_said {
+    struct td_said *next;
+    struct td_wire_msg msg; // its items point behind it
+    uint32_t items[];
+};
+
 // Both connections of one session and the threads that read them. Made and taken down by the
 // engine's thread.
 struct td_conn {
@@ -31,12 +38,18 @@ struct td_conn {
     uint32_t ping_ms;
     pthread_t threads[2];
     uint32_t n_threads; // started
+    pthread_t writer;
+    bool has_writer;
+    pthread_cond_t to_say; // with far->mutex
 
     // Guarded by far->mutex.
     bool is_stopped;    // it shall not come up: links are cancelled, those to come too
     uint32_t n_running; // threads
-    uint32_t n_users;   // others that write
-    int code;           // not TD_OK: it is down
+    uint32_t n_users;   // other threads that say something
+    struct td_said *said_first, **said_end;
+    bool is_writing;  // the writer has a frame in hand
+    bool is_said_out; // it ends when nothing waits any more
+    int code;         // not TD_OK: it is down
     struct td_error err;
     bool is_refused;        // the peer, or this end, wants no other connection
     uint64_t heard_ns;      // anything, on either connection
@@ -178,7 +191,8 @@ int td_conn_start(struct td_conn *c, struct td_error *err) TD_MUST_CHECK;
 void td_conn_close(struct td_conn *c);
 // It is down for this reason, unless it already is: nothing more is read or written. Any thread.
 void td_conn_fail(struct td_conn *c, bool is_refused, const struct td_error *err);
-// Writes a frame to control; a failure is the connection's. Any thread that keeps c alive.
+// Queues a frame for control: nobody waits for a peer that does not read. A failure is the
+// connection's. Any thread that keeps c alive.
 int td_conn_say(struct td_conn *c, const struct td_wire_msg *msg, struct td_error *err);
 // Reads a payload; what is damaged fails with TD_EIO.
 int td_conn_payload_in(struct td_frames *f, const struct td_wire_header *h, struct td_wire_msg *out,

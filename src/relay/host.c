@@ -9,12 +9,15 @@
 #include "relay/wait_impl.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #define LEASE_MS    60000u
 #define PROGRESS_MS 500u
 // Runs of fewer rows say little about the speed of a chunk.
 #define MIN_RUN_ROWS 32u
+// When every request is paused: how often it is looked whether one can go on.
+#define PAUSE_NS 2000000u
 
 bool td_host_wait(struct td_host *host, uint64_t until_ns)
 {
@@ -27,7 +30,37 @@ bool td_host_wait(struct td_host *host, uint64_t until_ns)
 
 void td_host_tell(struct td_host *host, const struct td_host_event *e)
 {
-    if (host->cfg.event) host->cfg.event(host->cfg.event_ctx, e);
+    if (!host->cfg.event) return;
+    if (host->n_told == TD_HOST_MAX_TOLD) {
+        host->n_untold++;
+        return;
+    }
+    struct td_host_told *t =
+        &host->told_events[(host->first_told + host->n_told++) % TD_HOST_MAX_TOLD];
+    t->e = *e;
+    (void)snprintf(t->peer, sizeof(t->peer), "%s", e->peer);
+    (void)snprintf(t->text, sizeof(t->text), "%s", e->text);
+    pthread_cond_broadcast(&host->changed);
+}
+
+void *td_host_teller(void *ctx)
+{
+    struct td_host *host = ctx;
+    pthread_mutex_lock(&host->mutex);
+    for (;;) {
+        while (host->n_told == 0 && !host->is_told_over) (void)td_host_wait(host, 0);
+        if (host->n_told == 0) break;
+        struct td_host_told t = host->told_events[host->first_told];
+        host->first_told = (host->first_told + 1) % TD_HOST_MAX_TOLD;
+        host->n_told--;
+        pthread_mutex_unlock(&host->mutex);
+        t.e.peer = t.peer;
+        t.e.text = t.text;
+        host->cfg.event(host->cfg.event_ctx, &t.e);
+        pthread_mutex_lock(&host->mutex);
+    }
+    pthread_mutex_unlock(&host->mutex);
+    return NULL;
 }
 
 // ---- computing --------------------------------------------------------------------------------
@@ -57,13 +90,6 @@ static void layer_done(void *ctx, const struct td_kv_span *span)
             !td_host_is_canary(job) && !host->cfg.send_at_end)
             tell_final(job);
     }
-}
-
-static uint64_t stall_ns(const struct td_host_job *job)
-{
-    struct td_send_report report;
-    td_sending_report(job->sending, &report);
-    return report.stall_ns;
 }
 
 static bool is_near(double a, double b)
@@ -111,12 +137,10 @@ static void account(struct td_host *host, uint64_t ns)
 {
     const struct td_backend *b = host->cfg.backend;
     uint32_t n_served = 0, n_rows = 0, depth = 0;
-    uint64_t stalled_ns = 0;
     for (uint32_t i = 0; i < host->n_running; i++) {
         struct td_host_job *job = host->running[i];
         const uint32_t n = b->kv_len(td_session_kv(job->session));
         job->run_ns = 0;
-        stalled_ns += stall_ns(job) - job->stall_ns;
         if (n <= job->n_computed) continue;
         job->far_ns += ns;
         host->count.n_tokens += n - job->n_computed;
@@ -125,7 +149,7 @@ static void account(struct td_host *host, uint64_t ns)
         depth = job->n_computed;
         job->n_computed = n;
     }
-    if (n_served == 1 && stalled_ns < ns) saw_speed(host, depth, n_rows, ns - stalled_ns);
+    if (n_served == 1) saw_speed(host, depth, n_rows, ns);
     for (uint32_t i = 0; i < host->n_running; i++) {
         struct td_host_job *job = host->running[i];
         if (job->state != TD_HOST_JOB_RUNNING) continue;
@@ -142,7 +166,6 @@ static int step(struct td_host *host, struct td_error *err)
     const uint64_t begin_ns = td_clock_ns();
     for (uint32_t i = 0; i < host->n_running; i++) {
         host->running[i]->run_ns = begin_ns;
-        host->running[i]->stall_ns = stall_ns(host->running[i]);
     }
     pthread_mutex_unlock(&host->mutex);
     const int code = td_engine_step(host->cfg.engine, NULL, err);
@@ -165,11 +188,41 @@ static bool has_over(const struct td_host *host)
     return job != NULL;
 }
 
-static uint32_t collect_running(struct td_host *host)
+// A request whose peer or link does not keep up is not computed meanwhile: its session is idle, and
+// the engine goes on with others. The time counts as computing that stalled.
+static void pause(struct td_host_job *job)
 {
-    host->n_running = 0;
-    for (struct td_host_job *job = host->jobs; job; job = job->next)
-        if (job->state == TD_HOST_JOB_RUNNING) host->running[host->n_running++] = job;
+    struct td_error ignored; // what is there is what was wanted
+    if (td_session_adopt(job->session, job->tokens, job->request.n_tokens, &ignored)) return;
+    job->paused_ns = td_clock_ns();
+}
+
+static void unpause(struct td_host_job *job)
+{
+    struct td_error err;
+    const uint64_t ns = td_clock_ns() - job->paused_ns;
+    const uint32_t n = job->request.n_tokens - !td_host_is_canary(job);
+    job->paused_ns = 0;
+    job->far_ns += ns;
+    td_sending_stalled(job->sending, ns);
+    if (td_session_want(job->session, job->tokens, n, NULL, 0, &err))
+        td_host_end_job(job, TD_WIRE_E_TROUBLE, err.msg);
+}
+
+// Those that run in the next step; *n_paused: that would, but for a slow peer.
+static uint32_t collect_running(struct td_host *host, uint32_t *n_paused)
+{
+    host->n_running = *n_paused = 0;
+    for (struct td_host_job *job = host->jobs; job; job = job->next) {
+        if (job->state != TD_HOST_JOB_RUNNING) continue;
+        const bool lags = td_sending_lags(job->sending);
+        if (lags && !job->paused_ns) pause(job);
+        if (!lags && job->paused_ns) unpause(job);
+        if (job->paused_ns)
+            ++*n_paused;
+        else if (job->state == TD_HOST_JOB_RUNNING)
+            host->running[host->n_running++] = job;
+    }
     return host->n_running;
 }
 
@@ -182,12 +235,18 @@ int td_host_serve(struct td_host *host, struct td_error *err)
         (void)td_host_expire(host);
         td_host_release_over(host);
         td_host_begin_all(host);
-        if (collect_running(host) > 0) {
+        uint32_t n_paused;
+        if (collect_running(host, &n_paused) > 0) {
             code = step(host, err);
             continue;
         }
-        const uint64_t lease_ns = td_host_expire(host);
-        if (!host->is_stopping && !has_over(host)) (void)td_host_wait(host, lease_ns);
+        uint64_t until_ns = td_host_expire(host);
+        if (n_paused > 0) until_ns = td_clock_ns() + PAUSE_NS;
+        if (!host->is_stopping && !has_over(host)) (void)td_host_wait(host, until_ns);
+    }
+    if (!code && host->accept_code) {
+        code = host->accept_code;
+        if (err) *err = host->accept_err;
     }
     for (struct td_host_job *job = host->jobs; job; job = job->next)
         td_host_end_job(job, code ? TD_WIRE_E_TROUBLE : TD_WIRE_E_SHUTDOWN,
@@ -216,6 +275,7 @@ static void free_host(struct td_host *host)
     }
     free(host->slots);
     free((void *)host->running);
+    free(host->told_events);
     free(host->filler);
     pthread_cond_destroy(&host->changed);
     pthread_mutex_destroy(&host->mutex);
@@ -234,6 +294,17 @@ static int check(const struct td_host_config *cfg, struct td_error *err)
     if (cfg->progress_ms > HOUR_MS || cfg->lease_ms > 24 * HOUR_MS)
         return td_fail(err, TD_EARG, "relay: a lease is a day at most, progress told every hour");
     return TD_OK;
+}
+
+// What was still to tell is told.
+static void end_telling(struct td_host *host)
+{
+    if (!host->has_tell_thread) return;
+    pthread_mutex_lock(&host->mutex);
+    host->is_told_over = true;
+    pthread_cond_broadcast(&host->changed);
+    pthread_mutex_unlock(&host->mutex);
+    pthread_join(host->tell_thread, NULL);
 }
 
 int td_host_open(struct td_host **out, const struct td_host_config *cfg,
@@ -257,12 +328,18 @@ int td_host_open(struct td_host **out, const struct td_host_config *cfg,
     host->slots = calloc(cfg->n_slots, sizeof(*host->slots));
     host->running = calloc(cfg->n_slots + TD_HOST_MAX_PEERS, sizeof(struct td_host_job *));
     host->filler = calloc(1, TD_WIRE_MAX_DATA);
-    if (!host->slots || !host->running || !host->filler)
+    host->told_events = calloc(TD_HOST_MAX_TOLD, sizeof(*host->told_events));
+    if (!host->slots || !host->running || !host->filler || !host->told_events)
         code = td_fail(err, TD_ENOMEM, "no memory for the prefill side");
     for (uint32_t i = 0; !code && i < cfg->n_slots; i++)
         code = td_session_open(&host->slots[i].session, cfg->engine, cfg->n_ctx, err);
+    if (!code && cfg->event) {
+        host->has_tell_thread = pthread_create(&host->tell_thread, NULL, td_host_teller, host) == 0;
+        if (!host->has_tell_thread) code = td_fail(err, TD_ENOMEM, "no thread for a log");
+    }
     if (!code && pthread_create(&host->accept_thread, NULL, td_host_acceptor, host) != 0)
         code = td_fail(err, TD_ENOMEM, "no thread for the prefill side");
+    if (code) end_telling(host);
     if (code)
         free_host(host);
     else
@@ -278,6 +355,7 @@ void td_host_close(struct td_host *host)
     pthread_mutex_lock(&host->mutex);
     td_host_release_over(host); // the acceptor has ended all
     pthread_mutex_unlock(&host->mutex);
+    end_telling(host);
     free_host(host);
 }
 

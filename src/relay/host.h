@@ -47,9 +47,9 @@ struct td_host_config {
     uint32_t n_queue;           // of a sender, in spans; 0: its default
     bool send_at_end;           // nothing is sent before all is computed (to compare; never useful)
     struct td_split_rate prefill, decode; // as measured so far; told to peers, kept up to date
-    void (*event)(void *ctx,
-                  const struct td_host_event *e); // any thread, one at a time; may be NULL; calls
-                                                  // nothing of the host
+    // From a thread of its own, one after the other: nobody waits for it. May be NULL; calls
+    // nothing of the host. When too many wait, later ones are not told.
+    void (*event)(void *ctx, const struct td_host_event *e);
     void *event_ctx;
 };
 
@@ -58,7 +58,7 @@ int td_host_open(struct td_host **out, const struct td_host_config *cfg,
                  struct td_listener *listener, struct td_error *err) TD_MUST_CHECK;
 
 // Serves until td_host_stop. A request that fails ends alone; fails itself only when the engine
-// cannot go on. Threads: the engine's.
+// cannot go on, or no connection can be taken any more. Threads: the engine's.
 int td_host_serve(struct td_host *host, struct td_error *err) TD_MUST_CHECK;
 
 // Any thread, also a signal handler: serve ends soon, peers are told (ERROR, shutting down).

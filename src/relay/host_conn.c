@@ -400,6 +400,12 @@ void *td_host_acceptor(void *ctx)
         if (!code && link) add(host, link);
         reap(host);
     }
+    if (code && !atomic_load_explicit(&host->is_stop_asked, memory_order_acquire)) {
+        pthread_mutex_lock(&host->mutex);
+        host->accept_code = code;
+        host->accept_err = err;
+        pthread_mutex_unlock(&host->mutex);
+    }
     stop_all(host);
     for (;;) {
         pthread_mutex_lock(&host->mutex);

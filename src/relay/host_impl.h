@@ -19,6 +19,7 @@ enum {
     TD_HOST_MAX_CONNS = 2 * TD_HOST_MAX_PEERS + 8, // some are being greeted or replaced
     TD_HOST_MAX_JOBS = 16,                         // requests of a peer at a time
     TD_HOST_MAX_SAY = 64,                          // frames that wait for a peer to read
+    TD_HOST_MAX_TOLD = 256,                        // events that wait for the callback
     TD_HOST_WAIT_MS = 5000,                        // for another connection of a peer to come or go
 };
 
@@ -62,6 +63,7 @@ struct td_host_peer {
     struct td_wire_msg say[TD_HOST_MAX_SAY]; // ring: frames without items, for the talker
     uint32_t first_say, n_say;
     bool is_rates_due;
+    bool is_welcomed; // WELCOME was written
 };
 
 enum td_host_job_state {
@@ -103,12 +105,20 @@ struct td_host_job {
     uint64_t kv_bytes;             // that will travel
     uint64_t begin_ns, far_ns;     // began; computed before the run under way
     uint64_t run_ns;               // when that began; 0: none
-    uint64_t stall_ns;             // waited for a full queue before it
-    bool is_final_told;            // FINAL is queued
+    uint64_t paused_ns;            // since when it is not computed, since it lags; 0: it is
+    uint64_t owed_ns;   // since when its peer has taken nothing of what is due; 0: nothing
+    uint64_t owed_mark; // what it had taken then
+    bool is_final_told; // FINAL is queued
 
     enum td_wire_reason reason; // OVER: why; 0: nothing to say
     char text[200];
     bool is_error_due; // said once the engine has let go of it
+};
+
+// An event that is not told yet: the callback may take its time, and nobody waits for it.
+struct td_host_told {
+    struct td_host_event e; // peer and text point to the copies
+    char peer[80], text[240];
 };
 
 struct td_host {
@@ -118,12 +128,19 @@ struct td_host {
     struct td_sender_config sender_cfg;
     uint8_t *filler;            // (TD_WIRE_MAX_DATA) of PROBE; constant
     pthread_mutex_t send_mutex; // of all senders
-    pthread_t accept_thread;
+    pthread_t accept_thread, tell_thread;
+    bool has_tell_thread;
     _Atomic bool is_stop_asked; // set by any thread or a signal handler, seen by the accept thread
 
     pthread_mutex_t mutex;  // guards all below and what hangs from it
     pthread_cond_t changed; // any of it
     bool is_stopping;
+    int accept_code; // why no more connections are taken, when nobody asked for that
+    struct td_error accept_err;
+    struct td_host_told *told_events; // ring (TD_HOST_MAX_TOLD)
+    uint32_t first_told, n_told;
+    uint64_t n_untold; // events for which there was no room
+    bool is_told_over; // no more come
     struct td_host_conn *conns;
     uint32_t n_conns;
     struct td_host_peer *peers;
@@ -142,7 +159,8 @@ struct td_host {
 
 // Waits for a change at most until then (td_clock_ns); 0: for ever. False: time is up.
 bool td_host_wait(struct td_host *host, uint64_t until_ns);
-void td_host_tell(struct td_host *host, const struct td_host_event *e);
+void td_host_tell(struct td_host *host, const struct td_host_event *e); // queues it
+void *td_host_teller(void *ctx); // the thread that calls back; ctx: the host
 
 // ---- host_job.c: mutex held
 
@@ -155,6 +173,9 @@ void td_host_done_job(struct td_host_job *job);
 void td_host_end_job(struct td_host_job *job, enum td_wire_reason reason, const char *text);
 // No connection carries it any more: kept for lease_ms if it is worth it. is_gone: its peer ends.
 void td_host_leave_job(struct td_host_job *job, bool is_gone);
+// Whether the peer has taken nothing of what is due for longer than a lease: a request cannot be
+// held by doing nothing.
+bool td_host_is_held(struct td_host_job *job);
 // Ends leases that are over; returns when the next one is, 0: none.
 uint64_t td_host_expire(struct td_host *host);
 // Forgets requests that are over. Threads: the engine's.

@@ -138,6 +138,21 @@ void td_host_release_over(struct td_host *host)
     }
 }
 
+bool td_host_is_held(struct td_host_job *job)
+{
+    struct td_send_report r = {0};
+    if (job->sending) td_sending_report(job->sending, &r);
+    const bool is_due = job->state == TD_HOST_JOB_TOKENS ||
+                        (job->sending && !r.is_away && (r.n_waiting > 0 || r.is_final_sent));
+    const uint64_t mark = job->n_got + r.sent_bytes + r.is_final_sent, now_ns = td_clock_ns();
+    if (!is_due || !job->owed_ns || mark != job->owed_mark) {
+        job->owed_ns = is_due ? now_ns : 0;
+        job->owed_mark = mark;
+        return false;
+    }
+    return now_ns - job->owed_ns > (uint64_t)job->host->cfg.lease_ms * 1000000;
+}
+
 uint64_t td_host_expire(struct td_host *host)
 {
     const uint64_t now_ns = td_clock_ns();
@@ -247,6 +262,7 @@ static int begin_sending(struct td_host *host, struct td_host_job *job, struct t
                                       .have = job->request.have,
                                       .checkpoint_tokens = job->request.checkpoint_tokens,
                                       .send_at_end = host->cfg.send_at_end,
+                                      .never_waits = true,
                                       .away = &host->sender_cfg};
     const int code = td_sending_begin(&job->sending, sender, &r, err);
     if (!code && !sender) td_host_leave_job(job, false);

@@ -70,6 +70,8 @@ static void beat(struct td_host_peer *peer)
     for (struct td_host_job *job = peer->host->jobs; job; job = job->next) {
         if (job->peer != peer || job->state == TD_HOST_JOB_OVER) continue;
         end_if_lost(job);
+        if (job->state != TD_HOST_JOB_OVER && td_host_is_held(job))
+            td_host_end_job(job, TD_WIRE_E_TIMEOUT, "nothing of it was taken for too long");
         if (job->state == TD_HOST_JOB_OVER) continue;
         const struct td_wire_msg msg = progress_of(job);
         td_host_say(peer, &msg);
@@ -128,7 +130,9 @@ static bool say_one(struct td_host_peer *peer)
     struct td_host *host = peer->host;
     struct td_error err;
     int code = TD_OK;
-    if (peer->n_say > 0) {
+    // How fast this end reads is known to whoever has an answer to anything after WELCOME.
+    if (peer->n_say > 0 && !(peer->is_welcomed && peer->is_rates_due)) {
+        peer->is_welcomed = true;
         const struct td_wire_msg msg = peer->say[peer->first_say];
         peer->first_say = (peer->first_say + 1) % TD_HOST_MAX_SAY;
         peer->n_say--;

@@ -131,6 +131,12 @@ static int greet_hello(struct td_frames *f, const struct td_wire_header *hello,
     return code ? refuse(f, TD_WIRE_E_VERSION, code, &why, err) : TD_OK;
 }
 
+bool td_peer_differs(const struct td_wire_identity *a, const struct td_wire_identity *b)
+{
+    return memcmp(a->weights, b->weights, sizeof(a->weights)) != 0 ||
+           (a->flags ^ b->flags) & TD_WIRE_HIGH_PRECISION;
+}
+
 // Whether the two models' KV can stand for one another.
 static int compare(struct td_frames *f, const struct td_wire_identity *a,
                    const struct td_wire_identity *b, bool *weights_differ, struct td_error *err)
@@ -143,10 +149,16 @@ static int compare(struct td_frames *f, const struct td_wire_identity *a,
         reason = TD_WIRE_E_TOKENIZER, what = "it has another tokenizer";
     else if (!(a->kv_types & b->kv_types))
         reason = TD_WIRE_E_KV_TYPE, what = "no KV type in common";
-    *weights_differ = memcmp(a->weights, b->weights, 32) != 0;
+    *weights_differ = td_peer_differs(a, b);
     // The decode side decides; the prefill side's flag is 0.
-    if (!what && *weights_differ && !((a->flags | b->flags) & TD_WIRE_ALLOW_WEIGHTS))
-        reason = TD_WIRE_E_WEIGHTS, what = "it has other weights";
+    if (!what && *weights_differ && !((a->flags | b->flags) & TD_WIRE_ALLOW_WEIGHTS)) {
+        reason = TD_WIRE_E_WEIGHTS;
+        what = "it has other weights";
+        if (memcmp(a->weights, b->weights, 32) == 0)
+            what = b->flags & TD_WIRE_HIGH_PRECISION
+                       ? "it calculates with --precision high, the other end does not"
+                       : "it does not calculate with --precision high, the other end does";
+    }
     if (!what) return TD_OK;
     char name[sizeof(b->name)];
     td_peer_text(b->name, name, sizeof(name));

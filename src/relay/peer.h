@@ -49,4 +49,7 @@ void td_peer_text(const char *theirs, char *out, size_t out_bytes);
 // Compares tokens in constant time.
 bool td_peer_same_token(const uint8_t a[32], const uint8_t b[32]);
 
+// Weights or precision: KV of the one is not what the other would have computed.
+bool td_peer_differs(const struct td_wire_identity *a, const struct td_wire_identity *b);
+
 #endif

@@ -11,10 +11,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     POLL_MS = 50,
-    PEERS_MS = 10,          // between two looks at several peers that come up
+    PEERS_MS = 10, // between two looks at several peers that come up
+    MAX_DIALS = 3,
     MIN_PREFILL_TOKENS = 64 // what shorter runs show is not the speed of a prompt
 };
 // A prompt that is read here in less is not worth a new connection.
@@ -39,12 +41,12 @@ struct td_remote_try {
     bool is_settled;   // the session wants what is missing: PREFILLING
     bool is_cancelled; // by the caller
     bool is_tried[TD_REMOTE_MAX_PEERS];
-    bool is_dialled[TD_REMOTE_MAX_PEERS]; // for this prompt
-    struct td_error why;                  // of the last peer that failed
+    uint32_t n_dials[TD_REMOTE_MAX_PEERS]; // for this prompt
+    struct td_error why;                   // of the last peer that failed
     int code;
     // Being fetched.
     struct td_fetch *fetch;
-    struct td_remote_peer *peer;
+    struct td_remote_peer *peer; // also while it waits for a slot there
     struct td_split split;
     uint64_t fetch_ns; // begin
 };
@@ -89,16 +91,25 @@ static bool is_question(struct td_remote_try *t)
     return no(t, "it is read here sooner than a peer is reached");
 }
 
-// Until what p reads now is probably done: it serves its requests side by side.
-static double busy_seconds(const struct td_remote *r, const struct td_remote_peer *p)
+// Until what p reads for others, and for those who have waited longer for it, is probably done: it
+// computes its requests side by side. *is_full: it has no slot for one more.
+static double busy_seconds(const struct td_remote_try *t, const struct td_remote_peer *p,
+                           bool *is_full)
 {
     double sum = 0;
-    for (const struct td_remote_try *t = r->tries; t; t = t->next) {
-        if (!t->fetch || t->peer != p || !isfinite(t->split.split_first_seconds)) continue;
-        const double left =
-            t->split.split_first_seconds - (double)(td_clock_ns() - t->fetch_ns) * 1e-9;
-        if (left > 0) sum += left;
+    uint32_t n = 0;
+    for (const struct td_remote_try *at = t->r->tries; at; at = at->next) {
+        if (at == t || at->peer != p || at->state != TD_REMOTE_RUNNING) continue;
+        if (!at->fetch && at->begin_ns > t->begin_ns) continue;
+        n++;
+        double left = at->split.far_seconds;
+        if (at->fetch)
+            left = at->split.split_first_seconds - (double)(td_clock_ns() - at->fetch_ns) * 1e-9;
+        if (isfinite(left) && left > 0) sum += left;
     }
+    struct td_far_info info;
+    td_far_info(p->far, &info);
+    *is_full = n > 0 && n >= info.n_slots;
     return sum;
 }
 
@@ -109,15 +120,17 @@ static enum td_remote_ready is_ready(struct td_remote_try *t, uint32_t i, bool h
     struct td_remote_peer *p = &t->r->peers[i];
     const bool is_required = t->r->cfg.policy == TD_REMOTE_REQUIRE;
     enum td_remote_ready ready = td_remote_tend_peer(p, 0);
-    if (ready == TD_PEER_NO && t->waits && !t->is_dialled[i] &&
+    // A connection that stood and broke before it was used says little.
+    const bool may_dial = t->n_dials[i] == 0 || (t->n_dials[i] < MAX_DIALS && !p->backoff_ms);
+    if (ready == TD_PEER_NO && t->waits && may_dial &&
         (is_required || td_clock_ns() >= p->retry_at_ns)) {
         td_remote_dial_peer(t->r, p);
         ready = td_remote_tend_peer(p, 0);
-        t->is_dialled[i] = true;
+        t->n_dials[i]++;
     }
-    if (ready == TD_PEER_SOON && t->waits) t->is_dialled[i] = true;
+    if (ready == TD_PEER_SOON && t->waits && t->n_dials[i] == 0) t->n_dials[i]++;
     if (ready == TD_PEER_YES || (ready == TD_PEER_SOON && t->waits)) return ready;
-    if (t->is_dialled[i]) {
+    if (t->n_dials[i] > 0) {
         t->is_tried[i] = true;
         t->why = p->why;
         t->code = p->why.code;
@@ -139,7 +152,7 @@ static struct td_remote_peer *choose(struct td_remote_try *t, struct td_split *b
 {
     struct td_remote *r = t->r;
     struct td_remote_peer *chosen = NULL;
-    bool is_any_soon = false;
+    bool is_any_soon = false, is_chosen_full = false;
     for (uint32_t i = 0; i < r->n_peers; i++) {
         struct td_remote_peer *p = &r->peers[i];
         if (t->is_tried[i]) continue;
@@ -147,7 +160,9 @@ static struct td_remote_peer *choose(struct td_remote_try *t, struct td_split *b
         if (ready == TD_PEER_SOON) is_any_soon = true;
         if (ready != TD_PEER_YES) continue;
         struct td_split split;
-        td_remote_ask_split(r, p, &t->ask, t->n_have, busy_seconds(r, p), &split);
+        bool is_full;
+        const double wait_seconds = busy_seconds(t, p, &is_full);
+        td_remote_ask_split(r, p, &t->ask, t->n_have, wait_seconds, &split);
         if (!split.pays && r->cfg.policy != TD_REMOTE_REQUIRE) {
             if (!chosen)
                 snprintf(t->stats.reason, sizeof(t->stats.reason), "%.120s: %s", p->where,
@@ -157,8 +172,12 @@ static struct td_remote_peer *choose(struct td_remote_try *t, struct td_split *b
         }
         if (chosen && split.split_seconds >= best->split_seconds) continue;
         chosen = p;
+        is_chosen_full = is_full;
         *best = split;
     }
+    t->peer = is_chosen_full ? chosen : NULL; // it pays to wait for a slot there
+    if (is_chosen_full) chosen = NULL;
+    is_any_soon = is_any_soon || is_chosen_full;
     *is_soon = is_any_soon && (!chosen || td_clock_ns() - t->begin_ns < PATIENCE_NS);
     return *is_soon ? NULL : chosen;
 }
@@ -344,7 +363,13 @@ static void wait_for_peers(struct td_remote_try *t, uint32_t wait_ms)
         if (!first) first = &r->peers[i];
         n++;
     }
-    if (first) (void)td_remote_tend_peer(first, n > 1 ? td_min_u32(wait_ms, PEERS_MS) : wait_ms);
+    if (first) {
+        (void)td_remote_tend_peer(first, n > 1 ? td_min_u32(wait_ms, PEERS_MS) : wait_ms);
+        return;
+    }
+    // A slot is waited for, which the poll of another try brings.
+    const struct timespec nap = {.tv_nsec = (long)td_min_u32(wait_ms, PEERS_MS) * 1000000};
+    nanosleep(&nap, NULL);
 }
 
 static void show(struct td_remote_try *t)

@@ -8,21 +8,30 @@
 
 #define TD_REMOTE_MAX_WHERE 256
 
+#define TD_REMOTE_MAX_READ 8
+
+struct td_remote_prompt {
+    int32_t *tokens;
+    uint32_t n, cap;
+    uint64_t used;
+};
+
 struct td_remote_peer {
     char where[TD_REMOTE_MAX_WHERE];
     struct td_far *far;      // NULL: never dialled
     bool is_trying;          // dialled; what becomes of it is not known yet
     bool is_looking;         // its link is being measured
     uint64_t look_bytes;     // by so much
+    uint64_t look_at_ns;     // not again before
     uint64_t dialled_ns;     // begin of that try
     uint64_t retry_at_ns;    // not before, unless nobody else is there
     uint32_t backoff_ms;     // the wait before the next; 0: the last one went well
     struct td_error why;     // of the last failure
     double link_bytes_per_s; // towards here; 0: not known
     double setup_seconds;
-    // The prompt it read last: what of the next it probably holds.
-    int32_t *tokens;
-    uint32_t n_tokens, tokens_cap;
+    // Prompts it read lately: what of the next it probably holds.
+    struct td_remote_prompt read[TD_REMOTE_MAX_READ];
+    uint64_t n_uses;
 };
 
 struct td_remote {

@@ -7,6 +7,7 @@
 #include "base/num.h"
 
 #include <assert.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,9 +27,10 @@ enum {
 // What asking costs beside round trip, computing and transfer, until it has been seen.
 #define SETUP_SECONDS 0.005
 // The first look at a link: a little, then more when that was quick.
-#define LOOK_BYTES   (256u << 10)
-#define LOOK_BYTES_2 (4u << 20)
-#define LOOK_SECONDS 0.05
+#define LOOK_BYTES    (256u << 10)
+#define LOOK_BYTES_2  (4u << 20)
+#define LOOK_SECONDS  0.05
+#define LOOK_AGAIN_NS 1000000000u
 
 static const char *last_colon(const char *at, size_t n)
 {
@@ -86,7 +88,11 @@ void td_remote_close(struct td_remote *r)
     assert(!r->tries);
     for (uint32_t i = 0; i < r->n_peers; i++) {
         td_far_close(r->peers[i].far);
-        free(r->peers[i].tokens);
+        for (uint32_t k = 0; k < TD_REMOTE_MAX_READ; k++) {
+            struct td_remote_prompt *read = &r->peers[i].read[k];
+            if (read->tokens) OPENSSL_cleanse(read->tokens, read->cap * sizeof(*read->tokens));
+            free(read->tokens);
+        }
     }
     free(r);
 }
@@ -127,6 +133,7 @@ static void begin_look(struct td_remote_peer *p, uint64_t size_bytes)
 {
     struct td_error ignored; // what is not learnt now is learnt by the first prompt
     p->look_bytes = size_bytes;
+    p->look_at_ns = td_clock_ns() + LOOK_AGAIN_NS;
     p->is_looking = td_far_measure_begin(p->far, size_bytes, &ignored) == TD_OK;
 }
 
@@ -150,7 +157,10 @@ enum td_remote_ready td_remote_tend_peer(struct td_remote_peer *p, uint32_t wait
     case TD_FAR_CHECKING: return TD_PEER_SOON;
     case TD_FAR_DOWN:
         p->is_looking = false;
-        if (p->is_trying) td_remote_fail_peer(p, &why);
+        if (p->is_trying)
+            td_remote_fail_peer(p, &why);
+        else
+            p->why = why;
         return TD_PEER_NO;
     case TD_FAR_UP: break;
     }
@@ -158,8 +168,11 @@ enum td_remote_ready td_remote_tend_peer(struct td_remote_peer *p, uint32_t wait
         p->is_trying = false;
         p->backoff_ms = 0;
         p->retry_at_ns = 0;
-        if (p->link_bytes_per_s <= 0) begin_look(p, LOOK_BYTES);
+        p->look_at_ns = 0;
     }
+    // Without a figure nothing would ever be asked. Refused while something is fetched.
+    if (!p->is_looking && p->link_bytes_per_s <= 0 && td_clock_ns() >= p->look_at_ns)
+        begin_look(p, LOOK_BYTES);
     if (p->is_looking) tend_look(p, wait_ms);
     return p->is_looking ? TD_PEER_SOON : TD_PEER_YES;
 }
@@ -204,25 +217,55 @@ int td_remote_peer(struct td_remote *r, uint32_t i, struct td_far **out, struct 
 
 // ---- the question -----------------------------------------------------------------------------
 
-// What of the prompt the peer read last time; less than n.
-static uint32_t n_cached_there(const struct td_remote_peer *p, const int32_t *tokens, uint32_t n)
+static uint32_t n_alike(const struct td_remote_prompt *read, const int32_t *tokens, uint32_t n)
 {
     uint32_t same = 0;
-    while (same < p->n_tokens && same + 1 < n && tokens[same] == p->tokens[same]) same++;
+    while (same < read->n && same + 1 < n && tokens[same] == read->tokens[same]) same++;
     return same;
+}
+
+// As many prompts as it has slots are probably still there.
+static uint32_t n_read(const struct td_remote_peer *p)
+{
+    struct td_far_info info;
+    td_far_info(p->far, &info);
+    return td_min_u32(info.n_slots, TD_REMOTE_MAX_READ);
+}
+
+// What of the prompt the peer has read before; less than n.
+static uint32_t n_cached_there(const struct td_remote_peer *p, const int32_t *tokens, uint32_t n)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < TD_REMOTE_MAX_READ; i++)
+        most = td_max_u32(most, n_alike(&p->read[i], tokens, n));
+    return most;
 }
 
 void td_remote_remember(struct td_remote_peer *p, const int32_t *tokens, uint32_t n)
 {
-    p->n_tokens = 0;
-    if (n > p->tokens_cap) {
-        int32_t *grown = realloc(p->tokens, n * sizeof(*grown));
-        if (!grown) return; // a worse guess next time
-        p->tokens = grown;
-        p->tokens_cap = n;
+    // In the place of what it goes on from, or of the oldest.
+    const uint32_t n_places = td_max_u32(n_read(p), 1);
+    struct td_remote_prompt *at = NULL;
+    for (uint32_t i = 0; i < n_places && !at; i++)
+        if (p->read[i].n > 0 && n_alike(&p->read[i], tokens, n) >= p->read[i].n / 2)
+            at = &p->read[i];
+    for (uint32_t i = 0; i < n_places && !at; i++)
+        if (p->read[i].n == 0) at = &p->read[i];
+    if (!at) {
+        at = &p->read[0];
+        for (uint32_t i = 1; i < n_places; i++)
+            if (p->read[i].used < at->used) at = &p->read[i];
     }
-    memcpy(p->tokens, tokens, n * sizeof(*tokens));
-    p->n_tokens = n;
+    at->n = 0;
+    at->used = ++p->n_uses;
+    if (n > at->cap) {
+        int32_t *grown = realloc(at->tokens, n * sizeof(*grown));
+        if (!grown) return; // a worse guess next time
+        at->tokens = grown;
+        at->cap = n;
+    }
+    memcpy(at->tokens, tokens, n * sizeof(*tokens));
+    at->n = n;
 }
 
 static double wire_bytes(const struct td_kv_layer *l, enum td_type kv_type)

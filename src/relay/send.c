@@ -269,9 +269,29 @@ static void *sender_main(void *ctx)
 
 // ---- for the compute thread -------------------------------------------------------------------
 
-static bool must_wait(const struct td_sending *s)
+static bool lags(const struct td_sending *s)
 {
     return s->n_line - s->n_sent >= s->n_queue && !is_over(s) && !is_away(s);
+}
+
+static bool must_wait(const struct td_sending *s)
+{
+    return !s->request.never_waits && lags(s);
+}
+
+bool td_sending_lags(struct td_sending *s)
+{
+    pthread_mutex_lock(s->mutex);
+    const bool yes = lags(s);
+    pthread_mutex_unlock(s->mutex);
+    return yes;
+}
+
+void td_sending_stalled(struct td_sending *s, uint64_t ns)
+{
+    pthread_mutex_lock(s->mutex);
+    s->stall_ns += ns;
+    pthread_mutex_unlock(s->mutex);
 }
 
 static bool grow(struct td_sending *s)
@@ -361,10 +381,21 @@ void td_sending_layer_done(struct td_sending *s, const struct td_kv_span *span)
     if (is_due && span->layer + 1 == s->told.n_layers) tell_checkpoint(s, n);
 }
 
+static bool has_windows(const struct td_sending *s)
+{
+    uint32_t il = 0;
+    while (il < s->told.n_layers && s->told.layers[il].window == 0) il++;
+    return il < s->told.n_layers;
+}
+
 void td_sending_reused(struct td_sending *s, uint32_t n)
 {
     n = td_min_u32(n, s->told.end);
-    if (n > s->told.have && !s->request.send_at_end) tell_all(s, n);
+    if (n <= s->told.have || s->request.send_at_end) return;
+    // Of what sliding-window layers have forgotten no checkpoint can be made.
+    uint64_t at = (uint64_t)s->told.have + s->request.checkpoint_tokens;
+    for (; !has_windows(s) && at < n; at += s->request.checkpoint_tokens) tell_all(s, (uint32_t)at);
+    tell_all(s, n);
 }
 
 void td_sending_logits(struct td_sending *s, const float *logits, uint32_t n)
@@ -431,6 +462,7 @@ void td_sending_report(struct td_sending *s, struct td_send_report *out)
                                    .n_spans = b->n_spans,
                                    .sent_bytes = b->span_bytes,
                                    .stall_ns = s->stall_ns,
+                                   .n_waiting = s->n_line - s->n_sent,
                                    .n_pinned = s->n_pinned,
                                    .is_finished = is_final_in(s, s->n_line),
                                    .is_final_sent = is_final_in(s, s->n_sent),

@@ -36,6 +36,7 @@ struct td_send_request {
     uint32_t have;
     uint32_t checkpoint_tokens;
     bool send_at_end;                    // nothing is queued before td_sending_finish
+    bool never_waits;                    // a full queue is the caller's to look at: td_sending_lags
     const struct td_sender_config *away; // how, when there is no sender yet
 };
 
@@ -47,8 +48,15 @@ int td_sending_begin(struct td_sending **out, struct td_sender *sender,
 // Threads: the engine's, before its first run for this request.
 void td_sending_reused(struct td_sending *s, uint32_t n);
 
+// More waits than the queue is meant to hold, for a receiver or a link that is too slow. Any
+// thread.
+bool td_sending_lags(struct td_sending *s);
+// The caller computed nothing for so long because it lagged. Threads: the engine's.
+void td_sending_stalled(struct td_sending *s, uint64_t ns);
+
 // For td_watch.layer_done, when the span is of this request's KV: pins what must travel and
-// queues it. Waits only while the queue is full, which is counted, and never without a connection.
+// queues it. Waits only while the queue is full, which is counted, and never without a connection
+// or with never_waits.
 // Threads: the compute leader.
 void td_sending_layer_done(struct td_sending *s, const struct td_kv_span *span);
 
@@ -73,6 +81,7 @@ struct td_send_report {
     uint64_t n_spans, sent_bytes;
     uint64_t stall_ns;  // the compute thread waited for a full queue
     uint32_t n_pinned;  // spans
+    uint32_t n_waiting; // frames
     bool is_finished;   // FINAL is queued or was written
     bool is_final_sent; // FINAL was written
     bool is_away;       // no connection carries it now

@@ -66,8 +66,10 @@ enum td_wire_role { TD_WIRE_DECODE = 0, TD_WIRE_PREFILL = 1 };
 #define TD_WIRE_KV_F16  (1u << 1)
 #define TD_WIRE_KV_Q8_0 (1u << 8)
 
-#define TD_WIRE_ALLOW_WEIGHTS (1u << 0) // identity.flags: other weights are fine here
-#define TD_WIRE_CANARY        (1u << 0) // request.flags: also the last token's logits; nothing is kept
+// identity.flags
+#define TD_WIRE_ALLOW_WEIGHTS  (1u << 0) // other weights are fine here
+#define TD_WIRE_HIGH_PRECISION (1u << 1) // calculates with --precision high
+#define TD_WIRE_CANARY         (1u << 0) // request.flags: also the last token's logits; nothing is kept
 
 // Why a request (request != 0) or the whole session (request == 0) ended. A reader keeps numbers
 // that it does not know.

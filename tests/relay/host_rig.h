@@ -42,7 +42,7 @@ struct house {
     int code;
     struct td_error err;
     char where[32];
-    uint32_t n_events[TD_HOST_ENDED + 1]; // one at a time
+    _Atomic uint32_t n_events[TD_HOST_ENDED + 1]; // told by a thread of the host's
 };
 
 static inline void count_event(void *ctx, const struct td_host_event *e)

@@ -3,6 +3,8 @@
 // ones go on where they were, bad ones are told why and cost nothing that stays.
 #include "host_rig.h"
 
+#include <stdatomic.h>
+
 // ---- tests ------------------------------------------------------------------------------------
 
 static void good_requests_give_the_bits_of_a_local_prefill(void **state)
@@ -29,7 +31,7 @@ static void good_requests_give_the_bits_of_a_local_prefill(void **state)
     td_host_report(h.host, &report);
     assert_int_equal(report.n_done, 4);
     assert_int_equal(report.n_ended, 0);
-    assert_int_equal(h.n_events[TD_HOST_CAME], 2);
+    while (h.n_events[TD_HOST_CAME] < 2) nap_ms(1); // told soon
     close_house(&h);
 }
 
@@ -338,6 +340,132 @@ static void trouble_of_its_own_is_told(void **state)
     close_house(&h);
 }
 
+// ---- what a peer can cost -----------------------------------------------------------------------
+
+static _Atomic bool g_is_shut;
+static _Atomic bool g_has_slow;
+static pthread_t g_slow; // whose reads of KV wait while it is shut: the first that comes then
+
+static int slow_read(const struct td_kv_pin *pin, void *out, size_t size_bytes,
+                     struct td_error *err_out)
+{
+    if (g_is_shut && !atomic_exchange(&g_has_slow, true)) g_slow = pthread_self();
+    while (g_is_shut && pthread_equal(g_slow, pthread_self())) nap_ms(1);
+    return td_backend_cpu()->kv_read(pin, out, size_bytes, err_out);
+}
+
+// Whose KV does not get away is not computed meanwhile, and others are.
+static void a_slow_peer_holds_up_nobody_else(void **state)
+{
+    (void)state;
+    struct td_backend slow = *td_backend_cpu();
+    slow.kv_read = slow_read;
+    struct house h;
+    open_house(
+        &h,
+        &(struct td_host_config){.progress_ms = 20, .n_slots = 2, .n_queue = 1, .backend = &slow},
+        &key_a);
+    struct client c[2];
+    for (int i = 0; i < 2; i++) open_client(&c[i], &h, &key_a);
+    g_is_shut = true;
+    ask(&c[0], 600);
+    while (!g_has_slow) nap_ms(1);
+    g_tokens[0] = (g_tokens[0] + 1) % N_VOCAB; // another conversation
+    fetch_well(&c[1], 500);
+    g_tokens[0] = (g_tokens[0] + N_VOCAB - 1) % N_VOCAB;
+    while (c[0].progress.n_computed == 0) assert_true(take_control(&c[0], 20));
+    assert_true(c[0].progress.n_computed < 599); // it waits
+    g_is_shut = false;
+    OK(fetch(&c[0]));
+    finish(&c[0]);
+    close_request(&c[0]);
+    wait_idle(&h);
+    struct td_host_report report;
+    td_host_report(h.host, &report);
+    assert_true(report.stall_ns > 0);
+    for (int i = 0; i < 2; i++) close_client(&c[i], true);
+    close_house(&h);
+}
+
+// Who asks and gives no tokens, or takes KV and does not say so, loses the slot.
+static void a_slot_is_not_held_by_doing_nothing(void **state)
+{
+    (void)state;
+    struct house h;
+    open_house(&h, &(struct td_host_config){.progress_ms = 20, .lease_ms = 300}, &key_a);
+    struct client c;
+    open_client(&c, &h, &key_a);
+    send_msg(&c.control, request_of(&c, 300, 0));
+    expect_error(&c, TD_WIRE_E_TIMEOUT);
+    ask(&c, 300);
+    assert_int_equal(pthread_create(&c.thread, NULL, data_main, &c), 0);
+    expect_error(&c, TD_WIRE_E_TIMEOUT); // nothing is committed
+    td_link_cancel(c.link[1]);
+    struct td_error why;
+    (void)td_fail(&why, TD_EIO, "over");
+    td_recv_stop(c.recv, TD_EIO, &why);
+    pthread_join(c.thread, NULL);
+    close_request(&c);
+    wait_idle(&h);
+    close_client(&c, true);
+    close_house(&h);
+}
+
+static void sessions_have_a_limit(void **state)
+{
+    (void)state;
+    enum { MOST = 64 };
+    struct house h;
+    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
+    static const uint8_t tokenizer[32] = {1}, weights[32] = {2};
+    struct td_peer ours, theirs;
+    OK(td_peer_init(&ours, TD_WIRE_DECODE, &g_model->spec, tokenizer, weights, TD_F16, &err));
+    struct td_link *link[MOST];
+    struct td_frames frames[MOST];
+    uint32_t n = 0;
+    int code = TD_OK;
+    while (!code) {
+        assert_true(n < MOST);
+        bool weights_differ;
+        struct td_wire_msg msg;
+        OK(td_link_connect(&link[n], h.where, &key_a, NULL, NULL, &err));
+        OK(td_frames_init(&frames[n], link[n], TD_WIRE_CONTROL, 0, &err));
+        OK(td_peer_greet(&frames[n], &ours, &theirs, &weights_differ, &err));
+        code = td_peer_expect(&frames[n++], TD_WIRE_WELCOME, SOON_MS, &msg, &err);
+    }
+    assert_int_equal(code, TD_ECANCEL);
+    assert_non_null(strstr(err.msg, "sessions already"));
+    assert_true(n > 2);
+    for (uint32_t i = 0; i < n; i++) cut_one(&link[i], &frames[i]);
+    struct td_host_report report;
+    do {
+        nap_ms(2);
+        td_host_report(h.host, &report);
+    } while (report.n_peers > 0);
+    struct client c; // there is room again
+    open_client(&c, &h, &key_a);
+    fetch_well(&c, 100);
+    close_client(&c, true);
+    wait_idle(&h);
+    close_house(&h);
+}
+
+// What this end has learnt about its speed is told to those who are there.
+static void new_speeds_are_told(void **state)
+{
+    (void)state;
+    struct house h;
+    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
+    struct client c;
+    open_client(&c, &h, &key_a);
+    while (c.n_rates == 0) assert_true(take_control(&c, 20));
+    fetch_well(&c, 300);
+    while (c.n_rates < 2) assert_true(take_control(&c, 20));
+    close_client(&c, true);
+    wait_idle(&h);
+    close_house(&h);
+}
+
 static void a_canary_brings_logits(void **state)
 {
     (void)state;
@@ -500,6 +628,10 @@ int main(void)
         cmocka_unit_test(a_full_house_is_busy_until_somebody_has_gone),
         cmocka_unit_test(memory_is_made_for_those_who_ask),
         cmocka_unit_test(trouble_of_its_own_is_told),
+        cmocka_unit_test(a_slow_peer_holds_up_nobody_else),
+        cmocka_unit_test(a_slot_is_not_held_by_doing_nothing),
+        cmocka_unit_test(sessions_have_a_limit),
+        cmocka_unit_test(new_speeds_are_told),
         cmocka_unit_test(a_canary_brings_logits),
         cmocka_unit_test(nothing_before_the_end_if_so_wished),
         cmocka_unit_test(probes_are_measured_both_ways),

@@ -104,6 +104,11 @@ static void ends_that_do_not_fit_are_told_why(void **state)
     init(s);
     s[0].ours.hello.version_min = s[0].ours.hello.version_max = 7;
     refused(s, TD_EUNSUP, "update");
+    for (int i = 0; i < 2; i++) {
+        init(s);
+        s[i].ours.identity.flags |= TD_WIRE_HIGH_PRECISION;
+        refused(s, TD_EARG, "precision");
+    }
     init(s);
     s[0].ours.identity.layout[5] ^= 1;
     refused(s, TD_EARG, "layout");

@@ -452,6 +452,84 @@ static void a_cancel_in_a_break_is_told(void **state)
     close_house(&h);
 }
 
+// A break during the canary is no verdict: it is tried again.
+static void a_break_during_the_canary_is_no_verdict(void **state)
+{
+    (void)state;
+    struct house h = {.key = NULL};
+    open_house(&h);
+    struct fault_proxy *proxy = fault_proxy_open("127.0.0.1", 0, "127.0.0.1", h.port);
+    assert_non_null(proxy);
+    const struct fault_plan plan = {
+        .n_faults = 2,
+        .faults = {
+            {.kind = FAULT_CUT, .i_conn = 1, .direction = FAULT_TO_CLIENT, .at_byte = 3000},
+            {.kind = FAULT_CUT, .i_conn = 2, .direction = FAULT_TO_CLIENT, .at_byte = 1500}}};
+    fault_proxy_begin(proxy, &plan);
+    struct near n;
+    const struct td_far_config with_canary = {0};
+    OK(open_near(&n, fault_proxy_port(proxy), NULL, &with_canary));
+    struct fault_count count;
+    fault_proxy_count(proxy, &count);
+    assert_true(count.n_hit > 0);
+    new_tokens(810);
+    fetch_all(&n, 200);
+    close_near(&n);
+    fault_proxy_close(proxy);
+    close_house(&h);
+}
+
+// A prompt that takes longer than the silence after which a peer counts as dead.
+static void slow_is_not_dead(void **state)
+{
+    (void)state;
+    struct house h = {.tokens_per_s = 150};
+    open_house(&h);
+    struct near n;
+    const struct td_far_config wishes = {.silent_ms = 1200, .no_canary = true};
+    OK(open_near(&n, h.port, NULL, &wishes));
+    new_tokens(820);
+    struct td_fetch_report report;
+    if (fetch(&n, 400, &report) != TD_FETCH_DONE) fail_msg("%s", err.msg);
+    assert_true(report.seconds > 2);
+    close_near(&n);
+    close_house(&h);
+}
+
+// The connection breaks, and who answers then says nothing: no handshake is waited for beyond the
+// time in which a break is mended.
+static void a_break_is_not_mended_for_ever(void **state)
+{
+    (void)state;
+    struct house h = {.tokens_per_s = 2000};
+    open_house(&h);
+    struct fault_proxy *proxy = fault_proxy_open("127.0.0.1", 0, "127.0.0.1", h.port);
+    assert_non_null(proxy);
+    const struct fault_plan plan = {.n_faults = 2,
+                                    .faults = {{.kind = FAULT_CUT,
+                                                .i_conn = 1,
+                                                .direction = FAULT_TO_CLIENT,
+                                                .at_byte = 60000,
+                                                .is_all = true},
+                                               {.kind = FAULT_STALL,
+                                                .i_conn = 2,
+                                                .direction = FAULT_TO_CLIENT,
+                                                .at_byte = 1,
+                                                .ms = 3600000}}};
+    fault_proxy_begin(proxy, &plan);
+    struct near n;
+    const struct td_far_config wishes = {
+        .resume_ms = 300, .silent_ms = 3600000, .limits.stall_ms = 3600000, .no_canary = true};
+    OK(open_near(&n, fault_proxy_port(proxy), NULL, &wishes));
+    new_tokens(830);
+    struct td_fetch_report report;
+    assert_int_equal(fetch(&n, 500, &report), TD_FETCH_ENDED);
+    assert_true(report.n_committed > 0);
+    close_near(&n);
+    fault_proxy_close(proxy);
+    close_house(&h);
+}
+
 // Cut, reset or damaged at many bytes of either connection: goes on where it was.
 static void a_broken_link_is_mended(void **state)
 {
@@ -565,6 +643,9 @@ int main(void)
         cmocka_unit_test(who_differs_is_refused),
         cmocka_unit_test(a_cancelled_request_ends_there_too),
         cmocka_unit_test(a_cancel_in_a_break_is_told),
+        cmocka_unit_test(a_break_during_the_canary_is_no_verdict),
+        cmocka_unit_test(slow_is_not_dead),
+        cmocka_unit_test(a_break_is_not_mended_for_ever),
         cmocka_unit_test(a_broken_link_is_mended),
         cmocka_unit_test(what_came_before_the_end_is_kept),
         cmocka_unit_test(a_restarted_peer_leaves_what_is_whole),

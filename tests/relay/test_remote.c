@@ -408,6 +408,37 @@ static void others_go_on_while_prompts_are_fetched(void **state)
     close_house(&far);
 }
 
+// One slot there, and reading here takes minutes: the second prompt waits for the first.
+static void a_slot_is_waited_for_if_that_pays(void **state)
+{
+    (void)state;
+    struct house far;
+    open_house_of(&far, 1000, g_digest, 2000, 1);
+    struct home h;
+    open_home(&h, far.where, TD_REMOTE_AUTO, 1);
+    struct td_session *second = open_session(h.engine, N_CTX);
+    wait_until_up(&h, 0);
+    const struct td_remote_ask ask = {.tokens = g_tokens, .n = N, .n_answer = 16};
+    const struct td_remote_ask other = {.tokens = g_tokens + 40, .n = N, .n_answer = 16};
+    struct td_remote_try *a, *b;
+    OK(td_remote_begin(&a, h.remote, h.session, &ask, &err));
+    OK(td_remote_begin(&b, h.remote, second, &other, &err));
+    enum td_remote_state at_a = TD_REMOTE_RUNNING, at_b = TD_REMOTE_RUNNING;
+    while (at_a == TD_REMOTE_RUNNING || at_b == TD_REMOTE_RUNNING) {
+        at_a = td_remote_poll(a, 0, &err);
+        at_b = td_remote_poll(b, 0, &err);
+        one_round(&h);
+    }
+    finish_try(&h, a, h.session);
+    assert_read(&h, N, TD_REMOTE_REMOTE);
+    finish_try(&h, b, second);
+    assert_int_equal(h.stats.path, TD_REMOTE_REMOTE);
+    assert_fresh(g_model, second, g_tokens + 40, N);
+    td_session_close(second);
+    close_home(&h);
+    close_house(&far);
+}
+
 static void a_peer_that_is_not_up_is_not_waited_for(void **state)
 {
     (void)state;
@@ -487,6 +518,18 @@ static void a_peer_that_swallows_everything_costs_no_wait(void **state)
     OK(read_prompt(&h, N)); // waits a moment, then goes without it
     assert_read(&h, N, TD_REMOTE_REMOTE);
     assert_string_equal(h.stats.peer, far.where);
+    close_home(&h);
+    // Who is told to stop does, also while nobody has answered yet.
+    (void)snprintf(peers, sizeof(peers), "127.0.0.1:%u", ntohs(at.sin_port));
+    g_handshake_ms = 3600000;
+    open_home(&h, peers, TD_REMOTE_REQUIRE, 1);
+    const struct td_remote_ask ask = {.tokens = g_tokens, .n = N, .remote_progress = stop_at_once};
+    assert_int_equal(td_remote_sync(h.remote, h.session, &ask, &h.stats, &err), TD_ECANCEL);
+    close_home(&h);
+    (void)snprintf(peers, sizeof(peers), "127.0.0.1:%u,%s", ntohs(at.sin_port), far.where);
+    open_home(&h, peers, TD_REMOTE_AUTO, 1);
+    g_handshake_ms = 0;
+    wait_until_up(&h, 1);
     for (int i = 0; i < 20; i++) one_round(&h);
     assert_false(td_remote_is_up(h.remote, 0));
     assert_true(td_remote_is_up(h.remote, 1));
@@ -519,6 +562,7 @@ int main(void)
         cmocka_unit_test(other_weights_are_said_as_long_as_they_count),
         cmocka_unit_test(a_cancelled_prompt_leaves_the_session_usable),
         cmocka_unit_test(others_go_on_while_prompts_are_fetched),
+        cmocka_unit_test(a_slot_is_waited_for_if_that_pays),
         cmocka_unit_test(a_peer_that_is_not_up_is_not_waited_for),
         cmocka_unit_test(a_try_that_ends_leaves_the_session_idle),
         cmocka_unit_test(a_peer_that_swallows_everything_costs_no_wait),
