@@ -267,9 +267,9 @@ static uint32_t cut(struct td_sampler *s, uint32_t n, double total)
     return n_kept;
 }
 
-int32_t td_sampler_draw(struct td_sampler *s, const float *raw)
+int32_t td_sampler_draw(struct td_sampler *s, const float *logits)
 {
-    const float *logits = adjust(s, raw);
+    logits = adjust(s, logits);
     const int32_t best = most_likely(logits, s->n_vocab);
     if (s->cfg.temp == 0.0f || !isfinite(logits[best])) return best;
     double total = 0.0;

@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 static const uint64_t linger_ns = 5000000000u;
+static const uint64_t ask_ns = 1000000000u;
 static const uint64_t linger_bytes = 256u << 20;
 
 static void arm(struct td_http *h, struct td_http_conn *conn, int op, uint32_t events)
@@ -210,25 +211,35 @@ void http_on_connection(void *cls, struct MHD_Connection *mhd, void **socket_con
 
 // ---- the watcher ------------------------------------------------------------------------------
 
-// The client has said that it sends no more, while its answer is being made.
-static void on_half_closed(struct td_http *h, struct td_http_conn *conn)
+// Moments that other threads noted may lie after now_ns.
+static bool is_over(uint64_t since_ns, uint64_t now_ns, uint64_t limit_ns)
+{
+    return now_ns > since_ns && now_ns - since_ns > limit_ns;
+}
+
+// The client sends no more while its answer is being made: does it still read? One that leaves
+// later shows in no other way, so it is asked again and again.
+static void ask_half_closed(struct td_http *h, struct td_http_request *r, uint64_t now_ns)
 {
     static const char word[] = "HTTP/1.1 102 Processing\r\n\r\n";
-    struct td_http_request *r = conn->request;
-    arm(h, conn, EPOLL_CTL_MOD, 0); // errors and resets from now on
-    if (!r || r->is_probed) return;
-    r->is_probed = true;
+    if (!is_over(r->asked_ns, now_ns, ask_ns)) return;
     if (r->is_answering) {
-        r->wants_word = true;
+        r->asked_ns = now_ns;
+        r->wants_word = r->is_stream;
         http_request_resume(r);
         return;
     }
-    // Suspended before its first byte, and only this thread could change that, with the lock held:
-    // nobody else writes.
-    const bool can_ask = !h->cfg.tls_cert && !r->is_http_1_0 && r->is_suspended;
-    if (!can_ask ||
-        send(conn->fd, word, sizeof(word) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(word) - 1)
-        http_request_end(r);
+    // On its way to an answer: the next look finds it there, or suspended again.
+    if (!r->is_suspended) return;
+    // Suspended before its first byte, and with the lock held it stays so: nobody else writes.
+    r->asked_ns = now_ns;
+    const ssize_t n_word = (ssize_t)sizeof(word) - 1;
+    ssize_t n = -1;
+    if (!h->cfg.tls_cert && !r->is_http_1_0) {
+        n = send(r->conn->fd, word, (size_t)n_word, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && errno == EAGAIN) n = n_word; // it reads slowly, or not at all
+    }
+    if (n != n_word) http_request_end(r);
 }
 
 static void on_conn_event(struct td_http *h, struct td_http_conn *conn, uint32_t events)
@@ -242,8 +253,10 @@ static void on_conn_event(struct td_http *h, struct td_http_conn *conn, uint32_t
     if (conn->state != CONN_WORKING) return;
     if (events & (EPOLLHUP | EPOLLERR))
         end_conn(conn);
-    else if (events & EPOLLRDHUP)
-        on_half_closed(h, conn);
+    else if (events & EPOLLRDHUP) {
+        arm(h, conn, EPOLL_CTL_MOD, 0); // errors and resets from now on
+        if (conn->request) conn->request->is_half_closed = true;
+    }
 }
 
 static void on_linger_event(struct http_linger *l)
@@ -275,12 +288,6 @@ static void end_lingers(struct td_http *h, uint64_t now_ns)
     }
 }
 
-// Moments that other threads noted may lie after now_ns.
-static bool is_over(uint64_t since_ns, uint64_t now_ns, uint64_t limit_ns)
-{
-    return now_ns > since_ns && now_ns - since_ns > limit_ns;
-}
-
 static void look_at_conns(struct td_http *h, uint64_t now_ns)
 {
     const uint64_t arrive_ns = h->cfg.header_timeout_s * (uint64_t)1000000000;
@@ -292,6 +299,7 @@ static void look_at_conns(struct td_http *h, uint64_t now_ns)
             c->since_ns = now_ns;
         }
         struct td_http_request *r = c->request;
+        if (r && r->is_half_closed) ask_half_closed(h, r, now_ns);
         if (r && r->is_answering && r->is_stream && r->is_suspended &&
             is_over(r->last_out_ns, now_ns, silent_ns)) {
             r->wants_word = true;

@@ -86,11 +86,11 @@ struct td_http_request {
     // Answered so once the body has come; 0: nothing against it.
     unsigned refusal;
     char refusal_text[200];
-    const char *allow;            // methods, for 405 and OPTIONS
-    const char *allow_headers;    // of a preflight
-    char allow_origin[256];       // "": no such header
-    uint32_t retry_after_s;       // 0: no such header
-    bool is_preflight, is_probed; // is_probed: a half-closed client was asked whether it reads
+    const char *allow;         // methods, for 405 and OPTIONS
+    const char *allow_headers; // of a preflight
+    char allow_origin[256];    // "": no such header
+    uint32_t retry_after_s;    // 0: no such header
+    bool is_preflight;
 
     struct td_api_reply *reply; // set with has_begun
     const char *piece;
@@ -100,10 +100,12 @@ struct td_http_request {
     // Guarded by h->lock.
     uint32_t n_refs;
     bool is_suspended;
-    bool has_news;   // since td_api_read was last called
-    bool has_begun;  // a beginner is through with it
-    bool is_gone;    // the client; what calls next ends it
-    bool wants_word; // something to keep the connection alive
+    bool has_news;       // since td_api_read was last called
+    bool has_begun;      // a beginner is through with it
+    bool is_gone;        // the client; what calls next ends it
+    bool is_half_closed; // the client sends no more
+    uint64_t asked_ns;   // then: whether it still reads
+    bool wants_word;     // something to keep the connection alive
     bool is_answering;
     uint64_t last_out_ns;
     struct td_http_request *next; // in the beginners' queue

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The folder: who may use it, which files there are, which of them helps a prompt, which go when
-// there are too many. How a file's KV is read and written is kvdisk_io.c.
+// there are too many. A file's head and writing it are kvdisk_io.c's, reading its
+// KV is kvdisk_load.c's.
 //
 // What is not a regular file of this user alone (a link, a pipe, another owner, others may read
 // it) is left alone and not used. A file with a wrong head, size or sum is removed. One of another
@@ -23,6 +24,13 @@
 #define TEMP_SUFFIX ".kv.new"
 #define MAX_ENTRIES 65536u
 
+int td_kvdisk_errno(struct td_error *err, const char *what)
+{
+    char text[100];
+    if (strerror_r(errno, text, sizeof(text)) != 0) memcpy(text, "it failed", 10);
+    return td_fail(err, TD_EIO, "%.120s: %s", what, text);
+}
+
 // ---- entries ----------------------------------------------------------------------------------
 
 static void free_entry(struct td_kvdisk_entry *x)
@@ -41,8 +49,7 @@ static void forget_entry(struct td_kvdisk *d, uint32_t i)
 void td_kvdisk_remove(struct td_kvdisk *d, uint32_t i)
 {
     if (unlinkat(d->fd, d->entries[i].name, 0) && errno != ENOENT)
-        td_log(TD_LOG_WARN, "KV on disk: %s cannot be removed: %s", d->entries[i].name,
-               strerror(errno));
+        td_log(TD_LOG_WARN, "KV on disk: %s cannot be removed", d->entries[i].name);
     forget_entry(d, i);
 }
 
@@ -68,10 +75,26 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-void td_kvdisk_use(struct td_kvdisk_entry *x, int fd)
+static uint32_t find_name(const struct td_kvdisk *d, const char *name)
 {
-    x->used_ns = now_ns();
+    uint32_t i = 0;
+    while (i < d->n_entries && strcmp(d->entries[i].name, name) != 0) i++;
+    return i;
+}
+
+void td_kvdisk_used(struct td_kvdisk *d, const char *name, int fd)
+{
+    const uint32_t i = find_name(d, name);
+    if (i < d->n_entries) d->entries[i].used_ns = now_ns();
     (void)futimens(fd, NULL); // for the next start; without it, the order is a little worse
+}
+
+void td_kvdisk_damaged(struct td_kvdisk *d, const char *name, const char *why)
+{
+    const uint32_t i = find_name(d, name);
+    if (i == d->n_entries) return;
+    td_log(TD_LOG_WARN, "KV on disk: %s is removed: %s", name, why);
+    td_kvdisk_remove(d, i);
 }
 
 // Gives up what was used longest ago, and is not to go anyway, until the folder has room.
@@ -171,9 +194,10 @@ static int find_files(struct td_kvdisk *d, struct td_error *err)
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
     if (!dir) {
         if (fd >= 0) close(fd);
-        return td_fail(err, TD_EIO, "%s: %s", d->dir, strerror(errno));
+        return td_kvdisk_errno(err, d->dir);
     }
     int code = TD_OK;
+    // A stream of its own: readdir is safe here. NOLINTNEXTLINE(concurrency-mt-unsafe)
     for (const struct dirent *e; code == TD_OK && (e = readdir(dir));) {
         // What a process left that ended while it wrote.
         if (ends_with(e->d_name, TEMP_SUFFIX))
@@ -189,12 +213,11 @@ static int find_files(struct td_kvdisk *d, struct td_error *err)
 // their own would remove what the other reads.
 static int open_dir(struct td_kvdisk *d, const char *dir, struct td_error *err)
 {
-    if (mkdir(dir, 0700) && errno != EEXIST)
-        return td_fail(err, TD_EIO, "%s cannot be made: %s", dir, strerror(errno));
+    if (mkdir(dir, 0700) && errno != EEXIST) return td_kvdisk_errno(err, dir);
     d->fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (d->fd < 0) return td_fail(err, TD_EIO, "%s cannot be opened: %s", dir, strerror(errno));
+    if (d->fd < 0) return td_kvdisk_errno(err, dir);
     struct stat st;
-    if (fstat(d->fd, &st)) return td_fail(err, TD_EIO, "%s: %s", dir, strerror(errno));
+    if (fstat(d->fd, &st)) return td_kvdisk_errno(err, dir);
     if (st.st_uid != geteuid())
         return td_fail(err, TD_EARG, "%s belongs to another user: conversations do not go there",
                        dir);
@@ -205,8 +228,7 @@ static int open_dir(struct td_kvdisk *d, const char *dir, struct td_error *err)
                        dir, (unsigned)st.st_mode & 0777);
     d->lock_fd =
         openat(d->fd, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
-    if (d->lock_fd < 0)
-        return td_fail(err, TD_EIO, "%s/lock cannot be opened: %s", dir, strerror(errno));
+    if (d->lock_fd < 0) return td_kvdisk_errno(err, "its lock");
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     if (fcntl(d->lock_fd, F_SETLK, &lock))
         return td_fail(err, TD_EARG, "%s is in use by another process", dir);
@@ -271,9 +293,7 @@ static uint32_t n_stops_in(const struct td_kvdisk_entry *x, uint32_t n)
     return i;
 }
 
-// The file with the longest usable prefix: its index, and how many of its stops that takes; or
-// n_entries.
-static uint32_t best_of(const struct td_kvdisk *d, const int32_t *tokens, uint32_t n,
+uint32_t td_kvdisk_best(const struct td_kvdisk *d, const int32_t *tokens, uint32_t n,
                         uint32_t *n_stops_out)
 {
     uint32_t best = d->n_entries, most = 0;
@@ -292,31 +312,8 @@ static uint32_t best_of(const struct td_kvdisk *d, const int32_t *tokens, uint32
 uint32_t td_kvdisk_find(struct td_kvdisk *d, const int32_t *tokens, uint32_t n)
 {
     uint32_t n_stops = 0;
-    const uint32_t i = best_of(d, tokens, n, &n_stops);
+    const uint32_t i = td_kvdisk_best(d, tokens, n, &n_stops);
     return i < d->n_entries ? d->entries[i].stops[n_stops - 1].pos : 0;
-}
-
-int td_kvdisk_load(struct td_kvdisk *d, struct td_session *s, const int32_t *tokens, uint32_t n,
-                   uint32_t *n_out, struct td_error *err)
-{
-    *n_out = 0;
-    uint32_t n_stops = 0;
-    const uint32_t i = best_of(d, tokens, n, &n_stops);
-    if (i == d->n_entries) return TD_OK;
-    td_session_retire(s);
-    // Without a cache it still has what it had.
-    int code = td_engine_backend(d->engine)->kv_trim(td_session_kv(s), 0, err);
-    if (!code) code = td_session_adopt(s, tokens, 0, err);
-    if (code) return code;
-    struct td_error why = {0};
-    code = td_kvdisk_read(d, i, s, n_stops, &why);
-    *n_out = td_session_len(s);
-    if (code == TD_EFORMAT) {
-        td_log(TD_LOG_WARN, "KV on disk: %s is removed: %s", d->entries[i].name, why.msg);
-        td_kvdisk_remove(d, i);
-        return TD_OK;
-    }
-    return code ? td_fail(err, code, "KV on disk: %s: %.180s", d->entries[i].name, why.msg) : TD_OK;
 }
 
 // ---- what is worth a file ---------------------------------------------------------------------
@@ -364,13 +361,12 @@ static int put_file(struct td_kvdisk *d, struct td_kvdisk_entry *x, const struct
     snprintf(temp, sizeof(temp), "%.32s" TEMP_SUFFIX, x->name);
     (void)unlinkat(d->fd, temp, 0);
     const int fd = openat(d->fd, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0) return td_fail(err, TD_EIO, "%s/%s: %s", d->dir, temp, strerror(errno));
+    if (fd < 0) return td_kvdisk_errno(err, temp);
     int code = td_kvdisk_write(d, fd, x, places, err);
     // What a delayed write could not do is told here at the latest, on file systems that tell.
-    if (close(fd) && !code) code = td_fail(err, TD_EIO, "%s", strerror(errno));
+    if (close(fd) && !code) code = td_kvdisk_errno(err, x->name);
     // No fsync: after a power cut a half-written file has a wrong sum, and is removed.
-    if (!code && renameat(d->fd, temp, d->fd, x->name))
-        code = td_fail(err, TD_EIO, "%s", strerror(errno));
+    if (!code && renameat(d->fd, temp, d->fd, x->name)) code = td_kvdisk_errno(err, x->name);
     if (code) (void)unlinkat(d->fd, temp, 0);
     return code;
 }

@@ -31,6 +31,16 @@ uint32_t td_kvdisk_find(struct td_kvdisk *d, const int32_t *tokens, uint32_t n);
 // stays. Fails: TD_ENOMEM, TD_EFULL (the session's context), TD_EIO: go on with *n_out.
 int td_kvdisk_load(struct td_kvdisk *d, struct td_session *s, const int32_t *tokens, uint32_t n,
                    uint32_t *n_out, struct td_error *err) TD_MUST_CHECK;
+// The same in pieces, between steps of others; the session is not to be touched meanwhile.
+// td_kvdisk_begin: *out is NULL when there is no file. td_kvdisk_more reads about max_bytes; it is
+// over when *is_done, or with a failure. td_kvdisk_end at any time; NULL is fine. What has been
+// read up to a place where the timeline can be taken up counts.
+struct td_kvdisk_load;
+int td_kvdisk_begin(struct td_kvdisk_load **out, struct td_kvdisk *d, struct td_session *s,
+                    const int32_t *tokens, uint32_t n, struct td_error *err) TD_MUST_CHECK;
+int td_kvdisk_more(struct td_kvdisk_load *load, uint64_t max_bytes, bool *is_done,
+                   struct td_error *err) TD_MUST_CHECK;
+void td_kvdisk_end(struct td_kvdisk_load *load, uint32_t *n_out);
 // Writes a timeline (td_session_timeline, td_engine_kept) with the places where it can be taken up;
 // does nothing when it is short, larger than the folder may be, or when a file already covers it.
 // Files that it makes superfluous go. Fails: TD_EIO (a full disk ...), TD_ENOMEM; then the folder

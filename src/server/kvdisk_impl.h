@@ -37,9 +37,16 @@ struct td_kvdisk {
 };
 
 // kvdisk.c
+int td_kvdisk_errno(struct td_error *err, const char *what); // TD_EIO, with errno in words
 int td_kvdisk_open_file(const struct td_kvdisk *d, const char *name, struct stat *st); // or -1
 void td_kvdisk_remove(struct td_kvdisk *d, uint32_t i);
-void td_kvdisk_use(struct td_kvdisk_entry *x, int fd);
+// Removes the file of that name, if it is listed, and says why.
+void td_kvdisk_damaged(struct td_kvdisk *d, const char *name, const char *why);
+void td_kvdisk_used(struct td_kvdisk *d, const char *name, int fd);
+// The file with the longest usable prefix of tokens[0, n), its last token apart: its index, and how
+// many of its stops that takes; or n_entries.
+uint32_t td_kvdisk_best(const struct td_kvdisk *d, const int32_t *tokens, uint32_t n,
+                        uint32_t *n_stops_out);
 
 // kvdisk_io.c
 int td_kvdisk_open_io(struct td_kvdisk *d, struct td_error *err);
@@ -47,6 +54,12 @@ void td_kvdisk_close_io(struct td_kvdisk *d);
 // Of weights, layout and tokens.
 void td_kvdisk_digest(const struct td_kvdisk *d, const int32_t *tokens, uint32_t n,
                       uint8_t out[16]);
+const struct td_spec *td_kvdisk_spec(const struct td_kvdisk *d);
+// Of K and V of one position.
+uint64_t td_kvdisk_position_bytes(const struct td_kvdisk *d, const struct td_kv_layer *l);
+// First position of a layer that lies between two stops in a file.
+uint32_t td_kvdisk_first(const struct td_kv_layer *l, uint32_t before, uint32_t pos);
+int td_kvdisk_read_bytes(int fd, void *out, uint64_t n, struct td_error *err);
 uint64_t td_kvdisk_payload_bytes(const struct td_kvdisk *d, const struct td_kvfile_stop *stops,
                                  uint32_t n_stops);
 uint64_t td_kvdisk_file_bytes(const struct td_kvdisk *d, const struct td_kvdisk_entry *x);
@@ -56,10 +69,6 @@ int td_kvdisk_read_head(int fd, uint64_t file_bytes, struct td_kvfile *out, uint
 // Places of a timeline that a file shall have, ascending: (TD_KVFILE_MAX_STOPS).
 uint32_t td_kvdisk_choose(const struct td_kvdisk *d, const struct td_timeline *t,
                           struct td_place *out);
-// Reads up to n_stops stops of a file into a retired session, which keeps each as a place to return
-// to. TD_EFORMAT: the file is damaged.
-int td_kvdisk_read(struct td_kvdisk *d, uint32_t i, struct td_session *s, uint32_t n_stops,
-                   struct td_error *err);
 // Writes head and KV; fills the sums of x->stops.
 int td_kvdisk_write(struct td_kvdisk *d, int fd, struct td_kvdisk_entry *x,
                     const struct td_place *places, struct td_error *err);

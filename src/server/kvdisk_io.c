@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// One file of KV: how its bytes follow from stops and layout, written from a backend's spans and
-// read back into a session. A stop's positions count only after its sum was right.
+// One file of KV: how its bytes follow from stops and layout, its head, and how it is written from
+// a backend's spans. Reading its KV is kvdisk_load.c.
 #include "server/kvdisk_impl.h"
 
 #include "base/bytes.h"
@@ -16,21 +16,19 @@
 // Distance of further places where nothing is forgotten.
 #define STRIDE 1024u
 
-static const struct td_spec *spec_of(const struct td_kvdisk *d)
+const struct td_spec *td_kvdisk_spec(const struct td_kvdisk *d)
 {
     return &td_engine_model(d->engine)->spec;
 }
 
 // ---- sizes and digests ------------------------------------------------------------------------
 
-// Of K and V of one position.
-static uint64_t position_bytes(const struct td_kvdisk *d, const struct td_kv_layer *l)
+uint64_t td_kvdisk_position_bytes(const struct td_kvdisk *d, const struct td_kv_layer *l)
 {
     return (uint64_t)2 * l->n_kv_heads * l->head_dim * d->elem_bytes;
 }
 
-// First position of a layer that lies between two stops in a file.
-static uint32_t first_of(const struct td_kv_layer *l, uint32_t before, uint32_t pos)
+uint32_t td_kvdisk_first(const struct td_kv_layer *l, uint32_t before, uint32_t pos)
 {
     const uint32_t seen = l->window == 0 || pos < l->window ? 0 : pos - l->window + 1;
     return td_max_u32(before, seen);
@@ -40,13 +38,13 @@ uint64_t td_kvdisk_payload_bytes(const struct td_kvdisk *d, const struct td_kvfi
                                  uint32_t n_stops)
 {
     // At most 2^24 positions of 2^9 layers of 2^21 bytes: no overflow.
-    const struct td_spec *spec = spec_of(d);
+    const struct td_spec *spec = td_kvdisk_spec(d);
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < n_stops; i++)
         for (uint32_t il = 0; il < spec->n_layers; il++)
-            bytes +=
-                position_bytes(d, &spec->kv[il]) *
-                (stops[i].pos - first_of(&spec->kv[il], i ? stops[i - 1].pos : 0, stops[i].pos));
+            bytes += td_kvdisk_position_bytes(d, &spec->kv[il]) *
+                     (stops[i].pos -
+                      td_kvdisk_first(&spec->kv[il], i ? stops[i - 1].pos : 0, stops[i].pos));
     return bytes;
 }
 
@@ -77,7 +75,7 @@ static void put_sum(XXH128_hash_t sum, uint8_t out[16])
 // Everything besides weights and tokens that KV's bits depend on, field by field.
 static void hash_layout(struct td_kvdisk *d)
 {
-    const struct td_spec *spec = spec_of(d);
+    const struct td_spec *spec = td_kvdisk_spec(d);
     const struct td_rope *r = &spec->rope;
     const struct td_device_config *cfg = td_engine_device_config(d->engine);
     XXH3_state_t *sum = d->sum;
@@ -117,11 +115,11 @@ void td_kvdisk_digest(const struct td_kvdisk *d, const int32_t *tokens, uint32_t
 
 int td_kvdisk_open_io(struct td_kvdisk *d, struct td_error *err)
 {
-    const struct td_spec *spec = spec_of(d);
+    const struct td_spec *spec = td_kvdisk_spec(d);
     d->elem_bytes = td_engine_device_config(d->engine)->kv_f32 ? 4 : 2;
-    uint64_t most = 0;
+    uint64_t most = 1;
     for (uint32_t il = 0; il < spec->n_layers; il++) {
-        const uint64_t bytes = position_bytes(d, &spec->kv[il]);
+        const uint64_t bytes = td_kvdisk_position_bytes(d, &spec->kv[il]);
         if (bytes > most) most = bytes;
     }
     d->piece = malloc(most * TD_KVFILE_PIECE);
@@ -139,13 +137,13 @@ void td_kvdisk_close_io(struct td_kvdisk *d)
 
 // ---- bytes ------------------------------------------------------------------------------------
 
-static int read_all(int fd, void *out, uint64_t n, struct td_error *err)
+int td_kvdisk_read_bytes(int fd, void *out, uint64_t n, struct td_error *err)
 {
     uint8_t *at = out;
     while (n > 0) {
         const ssize_t got = read(fd, at, n);
         if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return td_fail(err, TD_EIO, "%s", strerror(errno));
+        if (got < 0) return td_kvdisk_errno(err, "its bytes");
         if (got == 0) return td_fail(err, TD_EFORMAT, "it ends too soon");
         at += got;
         n -= (uint64_t)got;
@@ -159,7 +157,7 @@ static int write_all(int fd, const void *in, uint64_t n, struct td_error *err)
     while (n > 0) {
         const ssize_t put = write(fd, at, n);
         if (put < 0 && errno == EINTR) continue;
-        if (put < 0) return td_fail(err, TD_EIO, "%s", strerror(errno));
+        if (put < 0) return td_kvdisk_errno(err, "its bytes");
         at += put;
         n -= (uint64_t)put;
     }
@@ -171,7 +169,7 @@ int td_kvdisk_read_head(int fd, uint64_t file_bytes, struct td_kvfile *out, uint
 {
     *head_out = NULL;
     uint8_t fixed[TD_KVFILE_FIXED_BYTES];
-    int code = read_all(fd, fixed, sizeof(fixed), err);
+    int code = td_kvdisk_read_bytes(fd, fixed, sizeof(fixed), err);
     if (!code) code = td_kvfile_read_fixed(out, fixed, err);
     if (code) return code;
     const size_t n = td_kvfile_head_bytes(out);
@@ -182,105 +180,13 @@ int td_kvdisk_read_head(int fd, uint64_t file_bytes, struct td_kvfile *out, uint
     uint8_t *head = malloc(n);
     if (!head) return td_fail(err, TD_ENOMEM, "no memory for a head of %zu bytes", n);
     memcpy(head, fixed, sizeof(fixed));
-    code = read_all(fd, head + sizeof(fixed), n - sizeof(fixed), err);
+    code = td_kvdisk_read_bytes(fd, head + sizeof(fixed), n - sizeof(fixed), err);
     if (!code && !td_kvfile_is_sound(head, n))
         code = td_fail(err, TD_EFORMAT, "the sum of its head is wrong");
     if (code)
         free(head);
     else
         *head_out = head;
-    return code;
-}
-
-// ---- reading ----------------------------------------------------------------------------------
-
-static int read_layer(struct td_kvdisk *d, int fd, struct td_kv_span *span, uint32_t end,
-                      struct td_error *err)
-{
-    const struct td_backend *b = td_engine_backend(d->engine);
-    const uint64_t pos_bytes = position_bytes(d, &spec_of(d)->kv[span->layer]);
-    int code = TD_OK;
-    for (; !code && span->pos0 < end; span->pos0 += span->n) {
-        span->n = td_min_u32(end - span->pos0, TD_KVFILE_PIECE);
-        code = read_all(fd, d->piece, span->n * pos_bytes, err);
-        if (code) return code;
-        XXH3_128bits_update(d->sum, d->piece, span->n * pos_bytes);
-        code = b->kv_write(span, d->piece, span->n * pos_bytes, err);
-    }
-    return code;
-}
-
-// Writes what lies before a stop into the KV, and commits it when its sum is right.
-static int read_stop(struct td_kvdisk *d, int fd, struct td_kv *kv,
-                     const struct td_kvfile_stop *stop, struct td_error *err)
-{
-    const struct td_backend *b = td_engine_backend(d->engine);
-    const struct td_spec *spec = spec_of(d);
-    const uint32_t before = b->kv_len(kv);
-    int code = TD_OK;
-    XXH3_128bits_reset(d->sum);
-    for (uint32_t il = 0; !code && il < spec->n_layers; il++) {
-        struct td_kv_span span = {kv, il, first_of(&spec->kv[il], before, stop->pos), 0};
-        code = read_layer(d, fd, &span, stop->pos, err);
-    }
-    uint8_t sum[16];
-    put_sum(XXH3_128bits_digest(d->sum), sum);
-    if (!code && memcmp(sum, stop->sum, sizeof(sum)) != 0)
-        code = td_fail(err, TD_EFORMAT, "the sum of tokens %u to %u is wrong", before, stop->pos);
-    if (!code) code = b->kv_commit(kv, stop->pos, err);
-    // What was written is forgotten; what was there before is held.
-    if (code && b->kv_trim(kv, before, NULL)) return td_fail(err, TD_EIO, "its KV is lost");
-    return code;
-}
-
-// The file is still the one that was listed.
-static int check_again(const struct td_kvdisk_entry *x, int fd, uint64_t bytes,
-                       struct td_error *err)
-{
-    struct td_kvfile f;
-    uint8_t *head;
-    int code = td_kvdisk_read_head(fd, bytes, &f, &head, err);
-    if (code) return code;
-    if (bytes != x->bytes || f.n_stops != x->n_stops || f.n_tokens != x->n_tokens) {
-        free(head);
-        return td_fail(err, TD_EFORMAT, "it has changed");
-    }
-    struct td_kvfile_stop *stops = malloc(f.n_stops * sizeof(*stops));
-    int32_t *tokens = malloc(f.n_tokens * sizeof(*tokens));
-    if (!stops || !tokens)
-        code = td_fail(err, TD_ENOMEM, "no memory for its tokens");
-    else
-        code = td_kvfile_read(&f, head, td_kvfile_head_bytes(&f), stops, tokens, err);
-    bool is_same = !code && memcmp(tokens, x->tokens, f.n_tokens * sizeof(*tokens)) == 0;
-    for (uint32_t i = 0; is_same && i < f.n_stops; i++)
-        is_same = stops[i].pos == x->stops[i].pos &&
-                  memcmp(stops[i].sum, x->stops[i].sum, sizeof(stops[i].sum)) == 0;
-    if (!code && !is_same) code = td_fail(err, TD_EFORMAT, "it has changed");
-    free(head);
-    free(stops);
-    free(tokens);
-    return code;
-}
-
-int td_kvdisk_read(struct td_kvdisk *d, uint32_t i, struct td_session *s, uint32_t n_stops,
-                   struct td_error *err)
-{
-    struct td_kvdisk_entry *x = &d->entries[i];
-    struct td_kv *kv = td_session_kv(s);
-    struct stat st;
-    const int fd = td_kvdisk_open_file(d, x->name, &st);
-    if (fd < 0) return td_fail(err, TD_EFORMAT, "it is not there as it was");
-    int code = check_again(x, fd, (uint64_t)st.st_size, err);
-    for (uint32_t k = 0; !code && k < n_stops; k++) {
-        // Each time anew: places to return to hold pages of the one before.
-        code = td_session_reserve(s, x->stops[n_stops - 1].pos, err);
-        if (!code) code = read_stop(d, fd, kv, &x->stops[k], err);
-        if (!code) code = td_session_adopt(s, x->tokens, x->stops[k].pos, err);
-        if (!code) td_session_mark(s);
-    }
-    if (code && td_session_adopt(s, x->tokens, x->n_tokens, NULL)) code = TD_EIO; // cannot fail
-    if (!code) td_kvdisk_use(x, fd);
-    close(fd);
     return code;
 }
 
@@ -329,7 +235,7 @@ static int write_layer(struct td_kvdisk *d, int fd, struct td_kv_span *span, uin
                        struct td_error *err)
 {
     const struct td_backend *b = td_engine_backend(d->engine);
-    const uint64_t pos_bytes = position_bytes(d, &spec_of(d)->kv[span->layer]);
+    const uint64_t pos_bytes = td_kvdisk_position_bytes(d, &td_kvdisk_spec(d)->kv[span->layer]);
     for (; span->pos0 < end; span->pos0 += span->n) {
         span->n = td_min_u32(end - span->pos0, TD_KVFILE_PIECE);
         struct td_kv_pin *pin;
@@ -348,26 +254,25 @@ static int write_layer(struct td_kvdisk *d, int fd, struct td_kv_span *span, uin
 int td_kvdisk_write(struct td_kvdisk *d, int fd, struct td_kvdisk_entry *x,
                     const struct td_place *places, struct td_error *err)
 {
-    const struct td_spec *spec = spec_of(d);
+    const struct td_spec *spec = td_kvdisk_spec(d);
     const struct td_kvfile f = describe(d, x);
     const size_t head_bytes = td_kvfile_head_bytes(&f);
     uint8_t *head = malloc(head_bytes);
     if (!head) return td_fail(err, TD_ENOMEM, "no memory for a head of %zu bytes", head_bytes);
     // The sums come last, into the place that is kept for them.
     int code = TD_OK;
-    if (lseek(fd, (off_t)head_bytes, SEEK_SET) < 0)
-        code = td_fail(err, TD_EIO, "%s", strerror(errno));
+    if (lseek(fd, (off_t)head_bytes, SEEK_SET) < 0) code = td_kvdisk_errno(err, "its bytes");
     for (uint32_t i = 0; !code && i < x->n_stops; i++) {
         const uint32_t before = i ? places[i - 1].pos : 0;
         XXH3_128bits_reset(d->sum);
         for (uint32_t il = 0; !code && il < spec->n_layers; il++) {
             struct td_kv_span span = {places[i].kv, il,
-                                      first_of(&spec->kv[il], before, places[i].pos), 0};
+                                      td_kvdisk_first(&spec->kv[il], before, places[i].pos), 0};
             code = write_layer(d, fd, &span, places[i].pos, err);
         }
         put_sum(XXH3_128bits_digest(d->sum), x->stops[i].sum);
     }
-    if (!code && lseek(fd, 0, SEEK_SET) < 0) code = td_fail(err, TD_EIO, "%s", strerror(errno));
+    if (!code && lseek(fd, 0, SEEK_SET) < 0) code = td_kvdisk_errno(err, "its bytes");
     if (!code) {
         td_kvfile_write(head, &f, x->stops, x->tokens);
         code = write_all(fd, head, head_bytes, err);

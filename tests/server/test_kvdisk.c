@@ -213,6 +213,55 @@ static void what_was_read_is_a_conversation_like_any(void **state)
     end(&p);
 }
 
+// Others go on between two pieces; whoever loses patience has what came whole.
+static void a_file_can_be_read_in_pieces(void **state)
+{
+    (void)state;
+    struct td_rng rng = {7};
+    int32_t talk[700], other[600];
+    random_tokens(&rng, talk, 700, 1024);
+    random_tokens(&rng, other, 600, 1024);
+    struct process p = start();
+    const uint32_t marks[] = {128, 333};
+    OK(td_session_sync(p.s, talk, 600, marks, 2, NULL, NULL, &err));
+    save(&p);
+    end(&p);
+    for (uint32_t n_most = 0; n_most <= 600; n_most += 200) {
+        p = start();
+        struct td_session *s = open_session(p.e, 700);
+        OK(td_session_sync(s, other, 10, NULL, 0, NULL, NULL, &err));
+        struct td_kvdisk_load *load;
+        OK(td_kvdisk_begin(&load, p.d, p.s, talk, 700, &err));
+        assert_non_null(load);
+        uint32_t n_pieces = 0, n = 99;
+        bool is_done = false;
+        for (; !is_done && td_session_computed(p.s) < n_most; n_pieces++) {
+            OK(td_kvdisk_more(load, 1, &is_done, &err));
+            OK(td_session_append(s, other[10 + n_pieces], &err));
+            OK(td_engine_step(p.e, NULL, &err));
+            if (n_pieces == 5) save(&p); // a file more or less in the meantime
+        }
+        assert_true(n_pieces >= n_most / 50);
+        td_kvdisk_end(load, &n);
+        assert_int_equal(n, n_most == 0 ? 0 : n_most == 200 ? 333 : n_most == 400 ? 599 : 600);
+        assert_int_equal(is_done, n_most == 600);
+        OK(td_session_sync(p.s, talk, 700, NULL, 0, NULL, NULL, &err));
+        assert_int_equal(td_session_reused(p.s), n);
+        assert_fresh(g_model, p.s, talk, 700);
+        assert_fresh(g_model, s, other, 10 + n_pieces);
+        td_session_close(s);
+        end(&p);
+    }
+    p = start();
+    struct td_kvdisk_load *load;
+    OK(td_kvdisk_begin(&load, p.d, p.s, other, 600, &err)); // no file
+    assert_null(load);
+    uint32_t n = 99;
+    td_kvdisk_end(load, &n);
+    assert_int_equal(n, 0);
+    end(&p);
+}
+
 static void visit(struct process *p, uint64_t number, uint32_t n, uint32_t expected)
 {
     struct td_rng rng = {number};
@@ -626,6 +675,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(a_restart_forgets_nothing, empty_dir),
         cmocka_unit_test_setup(what_was_read_is_a_conversation_like_any, empty_dir),
+        cmocka_unit_test_setup(a_file_can_be_read_in_pieces, empty_dir),
         cmocka_unit_test_setup(the_folder_keeps_its_size, empty_dir),
         cmocka_unit_test_setup(other_weights_and_layouts_are_not_looked_at, empty_dir),
         cmocka_unit_test_setup(damage_changes_no_answer, empty_dir),
