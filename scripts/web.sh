@@ -19,7 +19,7 @@ command -v npm >/dev/null 2>&1 || cannot "npm is not installed: it comes with No
 major=$(node -p 'process.versions.node.split(".")[0]')
 [ "$major" -ge 18 ] || cannot "Node.js is version $(node -v), the chat page needs 18 or later"
 if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
-    npm ci --ignore-scripts --no-audit --no-fund >npm.log 2>&1 || { tail -n 3 npm.log >&2; cannot "npm could not get the packages"; }
+    npm ci --ignore-scripts --no-audit --no-fund --fetch-retries=1 --fetch-timeout=30000 >npm.log 2>&1 || { tail -n 3 npm.log >&2; cannot "npm could not get the packages"; }
     rm -f npm.log
 fi
 npm run --silent build

@@ -30,7 +30,7 @@ mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 cp "$here"/*.mjs "$here"/package.json "$here"/package-lock.json "$here"/.npmrc "$folder"
 if ! cmp -s "$here/package-lock.json" "$folder/installed.json"; then
-    (cd "$folder" && npm ci --ignore-scripts --no-audit --no-fund) >"$folder/npm.log" 2>&1 ||
+    (cd "$folder" && npm ci --ignore-scripts --no-audit --no-fund --fetch-retries=1 --fetch-timeout=30000) >"$folder/npm.log" 2>&1 ||
         skip "npm ci failed: $(tail -n 1 "$folder/npm.log")"
     cp "$here/package-lock.json" "$folder/installed.json"
 fi
