@@ -4,6 +4,7 @@ set(td_data_files)
 foreach(name devices models measurements calibration)
   list(APPEND td_data_files ${PROJECT_SOURCE_DIR}/data/${name}.csv)
 endforeach()
+list(APPEND td_data_files ${PROJECT_SOURCE_DIR}/data/engine.json)
 # The page of `tandem plan -o html`.
 foreach(name plan_page.html plan_style.css plan_core.js plan_view.js)
   list(APPEND td_data_files ${PROJECT_SOURCE_DIR}/src/app/${name})

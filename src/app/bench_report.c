@@ -223,6 +223,7 @@ static json_t *row_json(const struct td_bench *b, const struct td_bench_row *row
     td_json_f64(o, "pct_of_loop", s.loop_pct);
     td_json_text(o, "ops_type", ops_name(b));
     td_json_f64(o, "machine_read_bytes_per_s", b->machine.all.read_bytes_per_s);
+    td_json_u64(o, "machine_memory_bytes", b->os.memory_bytes);
     td_json_f64(o, "machine_int8_ops_per_s", b->machine.all.int8_ops_per_s);
     td_json_f64(o, "machine_f32_flops_per_s", b->machine.all.f32_flops_per_s);
     td_json_text(o, "isa", row->device.isa);

@@ -79,7 +79,8 @@ int td_cost_of_file(struct td_plan_cost *out, uint32_t *head_dim, char *quant, s
                                  .n_experts = s->n_experts,
                                  .n_active = s->n_experts_used,
                                  .file_bytes = (double)m->weights_bytes,
-                                 .logits_bytes = 4.0 * s->n_vocab};
+                                 .logits_bytes = 4.0 * s->n_vocab,
+                                 .hidden = s->n_embd};
     for (uint32_t i = 0; i < m->program.n_ops; i++) add_op(out, m, i);
     *head_dim = s->head_dim;
     main_type(quant, quant_bytes, m);

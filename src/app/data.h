@@ -10,6 +10,9 @@ extern const unsigned char td_data_devices[], td_data_models[], td_data_measurem
     td_data_calibration[];
 extern const size_t td_data_devices_bytes, td_data_models_bytes, td_data_measurements_bytes,
     td_data_calibration_bytes;
+// What tandem bench measured of the engine itself: its JSON.
+extern const unsigned char td_data_engine[];
+extern const size_t td_data_engine_bytes;
 // plan_page.html and what goes into it
 extern const unsigned char td_data_plan_page[], td_data_plan_style[], td_data_plan_core[],
     td_data_plan_view[];

@@ -108,7 +108,12 @@ const struct td_command td_commands[] = {
      "machines' nameplates and a calibration on published measurements, both built in. MODEL is a\n"
      "name of the built-in table (gpt-oss-120b, Qwen3-30B-A3B, Llama-3.1-8B ...), a GGUF file, or\n"
      "synth:NAME. With --link also every pair: one machine reads the prompt and streams the KV\n"
-     "cache, the other answers; what it gains, from which prompt length, and when not to.\n"
+     "cache, the other answers; what it gains, from which prompt length, and when not to; and\n"
+     "for machines that do not hold the model, two to four of them together. -o html writes one\n"
+     "page with charts and sliders.\n"
+     "\n"
+     "A machine of one's own is the file that `tandem probe -o` writes; better, `tandem bench -o\n"
+     "json`, whose speeds calibrate it: tandem plan -m MODEL --machines bench.json,dgx-spark.\n"
      "\n"
      "--explain says where each second goes. --golden gives the balance of compute and bandwidth\n"
      "that a workload wants, and what such a machine would be; --ttft S and --tps N say how fast.\n"
@@ -116,8 +121,9 @@ const struct td_command td_commands[] = {
      "\n"
      "--validate FILE leaves every model of a table of measurements out in turn, fits the rest "
      "and\n"
-     "says how far off the predictions are. FILE has the columns of data/measurements.csv.\n"
-     "--measured FILE adds one's own measurements, in the same columns, to the calibration."},
+     "says how far off the predictions are. FILE has the columns of data/measurements.csv; of a\n"
+     "bench (.json) it predicts every row, from --machines PROBE.json and --measured alone.\n"
+     "--measured FILE adds one's own measurements to the calibration."},
     {"serve", td_cmd_serve, "[-m MODEL] [--host ADDRESS] [--port PORT] [options]", 0, 0, false,
      "a server with OpenAI's API, and a page to chat in",
      "Answers OpenAI's API (chat completions, completions, responses, models) and what Ollama's\n"
@@ -341,7 +347,8 @@ const struct td_opt_row td_options[TD_N_OPTS] = {
                       "MXFP4 for gpt-oss, Q4_K_M for others"},
     [TD_OPT_MACHINES] = {"--machines", 0, TD_OPT_TYPE_TEXT, "LIST", "dgx-spark,m4-max,strix-halo",
                          0, 0, PLAN,
-                         "machines of the table by parts of their names, with commas; or all"},
+                         "machines of the table by parts of their names, or files of tandem probe "
+                         "-o and tandem bench -o json, with commas; or all"},
     [TD_OPT_LINK] = {"--link", 0, TD_OPT_TYPE_TEXT, "LINK", NULL, 0, 0, PLAN,
                      "between machines: 10GbE, 2.5GbE, TB4, TB5, USB4, wifi, or Gb/s"},
     [TD_OPT_PLAN_PROMPT] = {"--prompt", 'p', TD_OPT_TYPE_COUNT, "TOKENS", "8192", 1, 10000000, PLAN,
@@ -370,10 +377,11 @@ const struct td_opt_row td_options[TD_N_OPTS] = {
                          "with --golden: price of a GB/s"},
     [TD_OPT_TABLE] = {"--table", 0, TD_OPT_TYPE_CHOICE, "published", NULL, 0, 0, PLAN,
                       "published tables: measured, predicted, error"},
-    [TD_OPT_MEASURED] = {"--measured", 0, TD_OPT_TYPE_TEXT, "FILE.csv", NULL, 0, 0, PLAN,
-                         "calibrate with these measurements, too"},
-    [TD_OPT_VALIDATE] = {"--validate", 0, TD_OPT_TYPE_TEXT, "FILE.csv", NULL, 0, 0, PLAN,
-                         "how good the predictions of these measurements are"},
+    [TD_OPT_MEASURED] = {"--measured", 0, TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, PLAN,
+                         "calibrate with these measurements, too: the columns of "
+                         "data/measurements.csv, or what tandem bench -o json wrote (.json)"},
+    [TD_OPT_VALIDATE] = {"--validate", 0, TD_OPT_TYPE_TEXT, "FILE", NULL, 0, 0, PLAN,
+                         "how good the predictions of these measurements are (.csv, .json)"},
     [TD_OPT_CALIBRATE] = {"--calibrate", 0, TD_OPT_TYPE_TEXT, "OUT.csv", NULL, 0, 0, PLAN,
                           "fit the built-in measurements and write data/calibration.csv anew"},
     [TD_OPT_PLAN_FORM] = {"--output", 'o', TD_OPT_TYPE_CHOICE, "text|md|json|html", "text", 0, 0,

@@ -35,6 +35,8 @@ static bool link_of(struct td_plan_link *out, const char *text)
         is_unit = is_unit || strcmp(end, units[i]) == 0;
     // Frames, TCP and TLS leave about 94 % of the bits to the payload.
     out->bytes_per_s = v * 1e9 / 8 * 0.94;
+    // Cards that are so fast go round the kernel: RDMA.
+    if (v >= 100) out->round_trip_seconds = 60e-6;
     return end != text && is_unit && v > 0 && v <= 10000;
 }
 
@@ -71,13 +73,39 @@ static int ask_model(struct td_plan_question *q, const struct td_world *w,
     return td_plan_cost_of(&q->cost, m, quant, 0, err);
 }
 
-static int add_machine(struct td_plan_question *q, const struct td_world *w,
-                       const struct td_plan_device *d, struct td_error *err)
+static int next_machine(struct td_plan_machine **out, struct td_plan_question *q,
+                        struct td_error *err)
 {
     if (q->n_machines == TD_PLAN_MAX_ASKED)
         return td_fail(err, TD_EARG, "--machines: more than %d", TD_PLAN_MAX_ASKED);
-    struct td_plan_machine *m = &q->machines[q->n_machines++];
-    *m = (struct td_plan_machine){.device = d};
+    *out = &q->machines[q->n_machines++];
+    **out = (struct td_plan_machine){.backend = ""};
+    return TD_OK;
+}
+
+// A file of `tandem probe` or `tandem bench`. Its fit follows when all files are read.
+static int add_own(struct td_plan_question *q, struct td_world *w, const char *path,
+                   struct td_error *err)
+{
+    struct td_plan_machine *m = NULL;
+    int code = next_machine(&m, q, err);
+    if (code == TD_OK) code = td_world_own(w, path, &m->device, err);
+    if (code != TD_OK) return code;
+    m->backend = "tandem CPU";
+    m->date = "";
+    m->is_measured = true; // its nameplate is
+    td_own_context(&m->context, m->device, q->quant, q->model, q->cost.kind, q->head_dim);
+    return TD_OK;
+}
+
+static int add_machine(struct td_plan_question *q, const struct td_world *w,
+                       const struct td_plan_device *d, struct td_error *err)
+{
+    struct td_plan_machine *m = NULL;
+    const int code = next_machine(&m, q, err);
+    if (code != TD_OK) return code;
+    m->device = d;
+    m->fit = w->fit;
     td_world_backend(w, d, &m->backend, &m->date);
     const bool is_known = d->flop_per_s > 0 && d->bytes_per_s > 0;
     const struct td_plan_names names = {d->name,  m->backend,   m->date,   q->quant,
@@ -87,8 +115,8 @@ static int add_machine(struct td_plan_question *q, const struct td_world *w,
     return TD_OK;
 }
 
-static int ask_machines(struct td_plan_question *q, const struct td_world *w,
-                        const struct td_config *cfg, struct td_error *err)
+static int ask_machines(struct td_plan_question *q, struct td_world *w, const struct td_config *cfg,
+                        struct td_error *err)
 {
     const char *list = td_opt_text(cfg, TD_OPT_MACHINES);
     int code = TD_OK;
@@ -98,9 +126,15 @@ static int ask_machines(struct td_plan_question *q, const struct td_world *w,
         return code;
     }
     for (const char *at = list; code == TD_OK;) {
-        char name[80];
+        char name[1024];
         const size_t len = strcspn(at, ",");
-        snprintf(name, sizeof(name), "%.*s", (int)(len < 79 ? len : 79), at);
+        snprintf(name, sizeof(name), "%.*s", (int)(len < 1023 ? len : 1023), at);
+        if (td_own_is_file(name)) {
+            code = add_own(q, w, name, err);
+            if (code != TD_OK || !at[len]) break;
+            at += len + 1;
+            continue;
+        }
         const struct td_plan_device *d = td_world_device(w, name);
         if (!d)
             return td_fail(err, TD_EARG,
@@ -114,7 +148,19 @@ static int ask_machines(struct td_plan_question *q, const struct td_world *w,
     return code;
 }
 
-int td_plan_ask(struct td_plan_question *q, const struct td_world *w, const struct td_config *cfg,
+// The fit of machines that tandem has measured, when all their files are read.
+static int fit_own(struct td_plan_question *q, struct td_world *w, struct td_error *err)
+{
+    for (uint32_t i = 0; i < q->n_machines; i++) {
+        if (q->machines[i].fit) continue;
+        const int code = td_world_own_fit(w, err);
+        if (code != TD_OK) return code;
+        q->machines[i].fit = w->own_fit;
+    }
+    return TD_OK;
+}
+
+int td_plan_ask(struct td_plan_question *q, struct td_world *w, const struct td_config *cfg,
                 struct td_error *err)
 {
     *q = (struct td_plan_question){.form = (enum td_plan_form)td_opt_choice(cfg, TD_OPT_PLAN_FORM)};
@@ -127,6 +173,7 @@ int td_plan_ask(struct td_plan_question *q, const struct td_world *w, const stru
     };
     int code = ask_model(q, w, cfg, err);
     if (code == TD_OK) code = ask_machines(q, w, cfg, err);
+    if (code == TD_OK) code = fit_own(q, w, err);
     q->n_measurements = w->n_samples;
     snprintf(q->calibrated, sizeof(q->calibrated), "%s", w->calibrated);
     // A page has a link to slide along even if none was asked for.
@@ -145,13 +192,12 @@ int td_plan_ask(struct td_plan_question *q, const struct td_world *w, const stru
 }
 
 // Answers, and leaves out who does not do what is asked for; the fastest first.
-static uint32_t answer(struct td_plan_question *q, const struct td_world *w,
-                       const struct td_config *cfg)
+static uint32_t answer(struct td_plan_question *q, const struct td_config *cfg)
 {
     uint32_t n = 0, n_fits = 0;
     for (uint32_t i = 0; i < q->n_machines; i++) {
         struct td_plan_machine m = q->machines[i];
-        td_plan_single(&m.answer, w->fit, &q->cost, m.device, &m.context, &q->goal);
+        td_plan_single(&m.answer, m.fit, &q->cost, m.device, &m.context, &q->goal);
         n_fits += m.answer.fits;
         const double price = m.device->price_usd;
         const bool is_wanted =
@@ -177,18 +223,32 @@ static uint32_t answer(struct td_plan_question *q, const struct td_world *w,
     return n_fits;
 }
 
-static int answer_cmd(const struct td_config *cfg, const struct td_world *w,
-                      struct td_plan_question *q)
+static bool has_boxes(const struct td_plan_question *q)
+{
+    json_t *list = td_plan_boxes_json(q);
+    const bool is_some = json_array_size(list) > 0;
+    json_decref(list);
+    return is_some;
+}
+
+static int answer_cmd(const struct td_config *cfg, struct td_plan_question *q)
 {
     const struct td_plan_machine first = q->machines[0];
-    if (answer(q, w, cfg) == 0) {
+    const bool is_none = answer(q, cfg) == 0;
+    // What no machine holds alone some may hold together.
+    if (is_none && q->has_link && q->form != TD_PLAN_HTML && has_boxes(q)) {
+        td_plan_print(q, cfg);
+        return TD_EXIT_OK;
+    }
+    if (is_none) {
         struct td_error err = {0};
         char need[24], have[24];
-        td_fail(&err, TD_EARG, "%.60s needs %s of memory, more than %s (%s of %s%s)", q->model,
+        td_fail(&err, TD_EARG, "%.60s needs %s of memory, more than %s (%s of %s%s)%s", q->model,
                 td_text_gib(need, sizeof(need), (uint64_t)td_plan_needed_bytes(&q->cost, &q->goal)),
                 q->n_machines > 1 ? "any of these machines has" : "there is",
                 td_text_gib(have, sizeof(have), (uint64_t)td_plan_usable_bytes(first.device)),
-                first.device->name, q->n_machines > 1 ? " and so on" : "");
+                first.device->name, q->n_machines > 1 ? " and so on" : "",
+                q->has_link ? "" : "; with --link up to four hold it together");
         return td_app_fail(&err);
     }
     if (q->n_machines == 0) {
@@ -209,8 +269,10 @@ int td_cmd_plan(const struct td_config *cfg)
     const bool is_check = td_opt_is_set(cfg, TD_OPT_VALIDATE);
     const bool is_fit = td_opt_is_set(cfg, TD_OPT_CALIBRATE);
     int code = td_world_open(&w, !is_check && !is_fit, &err);
-    if (code == TD_OK && td_opt_is_set(cfg, TD_OPT_MEASURED))
-        code = td_world_measured(w, td_opt_text(cfg, TD_OPT_MEASURED), &err);
+    const char *measured = td_opt_text(cfg, TD_OPT_MEASURED);
+    if (code == TD_OK && measured)
+        code = td_own_is_file(measured) ? td_world_own(w, measured, NULL, &err)
+                                        : td_world_measured(w, measured, &err);
     struct td_plan_question *q = calloc(1, sizeof(*q));
     if (code == TD_OK && !q) code = td_fail(&err, TD_ENOMEM, "no memory for the question");
     int exit_code = TD_EXIT_FAIL;
@@ -222,7 +284,9 @@ int td_cmd_plan(const struct td_config *cfg)
     } else if (code != TD_OK || !q) {
         exit_code = td_app_fail(&err);
     } else if (is_check) {
-        exit_code = td_plan_validate_cmd(cfg, w);
+        exit_code = td_own_is_file(td_opt_text(cfg, TD_OPT_VALIDATE))
+                        ? td_plan_validate_own_cmd(cfg, w)
+                        : td_plan_validate_cmd(cfg, w);
     } else if (is_fit) {
         exit_code = td_plan_calibrate_cmd(cfg, w);
     } else if (td_opt_is_set(cfg, TD_OPT_TABLE)) {
@@ -230,9 +294,9 @@ int td_cmd_plan(const struct td_config *cfg)
     } else if (td_plan_ask(q, w, cfg, &err) != TD_OK) {
         exit_code = err.code == TD_EARG ? td_app_usage(cfg, "%s", err.msg) : td_app_fail(&err);
     } else if (td_opt_is_set(cfg, TD_OPT_GOLDEN)) {
-        exit_code = td_plan_golden_cmd(cfg, w, q);
+        exit_code = td_plan_golden_cmd(cfg, q);
     } else {
-        exit_code = answer_cmd(cfg, w, q);
+        exit_code = answer_cmd(cfg, q);
     }
     free(q);
     td_world_close(w);

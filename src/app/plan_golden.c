@@ -58,8 +58,7 @@ static void print_golden(const struct td_plan_question *q, const struct td_plan_
     }
 }
 
-int td_plan_golden_cmd(const struct td_config *cfg, const struct td_world *w,
-                       struct td_plan_question *q)
+int td_plan_golden_cmd(const struct td_config *cfg, const struct td_plan_question *q)
 {
     const struct td_plan_prices prices = {
         .usd_per_flop_per_s = td_opt_f64(cfg, TD_OPT_PRICE_FLOPS) * 1e-12,
@@ -70,7 +69,7 @@ int td_plan_golden_cmd(const struct td_config *cfg, const struct td_world *w,
     struct td_plan_answer answer;
     const struct td_plan_machine *m = &q->machines[0];
     const struct td_plan_test test = {true, 2048, 0, 1, 2048};
-    td_plan_fit_answer(&answer, w->fit, &q->cost, m->device, &m->context, &test);
+    td_plan_fit_answer(&answer, m->fit, &q->cost, m->device, &m->context, &test);
     // A latency: what --tps asks for the answer, and --ttft for the prompt; else 30 s.
     double seconds = 0;
     if (td_opt_is_set(cfg, TD_OPT_TTFT)) seconds += td_opt_f64(cfg, TD_OPT_TTFT);

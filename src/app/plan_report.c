@@ -180,7 +180,9 @@ static void print_pairs(const struct td_plan_question *q)
     static struct pair_rows rows;
     static const char *const heads[] = {
         "reads -> answers", "first token s", "all s", "exposed s", "gain", "pays from", "advice"};
-    if (q->n_machines < 2 || !q->has_link) return;
+    uint32_t n_fit = 0;
+    for (uint32_t i = 0; i < q->n_machines; i++) n_fit += q->machines[i].answer.fits;
+    if (n_fit < 2 || !q->has_link) return;
     memset(&rows, 0, sizeof(rows));
     for (uint32_t i = 0; i < 7; i++) put(&rows.cells[i], heads[i]);
     rows.n_rows = 1;
@@ -342,6 +344,7 @@ static void print_json(const struct td_plan_question *q)
     json_object_set_new(out, "machines", machines);
     if (q->has_link && q->goal.batch == 1) each_pair(q, pair_json, pairs);
     json_object_set_new(out, "pairs", pairs);
+    json_object_set_new(out, "clusters", q->has_link ? td_plan_boxes_json(q) : json_array());
     (void)td_json_print(stdout, out, JSON_INDENT(2));
 }
 
@@ -354,5 +357,6 @@ void td_plan_print(const struct td_plan_question *q, const struct td_config *cfg
     print_head(q);
     print_machines(q, td_opt_is_set(cfg, TD_OPT_POWER));
     print_pairs(q);
+    if (q->has_link) (void)td_plan_print_boxes(q);
     if (td_opt_is_set(cfg, TD_OPT_EXPLAIN)) td_plan_print_parts(q);
 }

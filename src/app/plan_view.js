@@ -57,7 +57,7 @@ function stops(from, to, asked) {
 }
 // Payload of a link, as src/app/plan.c has it.
 const ethernet = (gigabits) => ({ name: gigabits + 'GbE', bytes_per_s: gigabits * 1e9 / 8 * 0.94,
-  round_trip_seconds: 200e-6 });
+  round_trip_seconds: gigabits >= 100 ? 60e-6 : 200e-6 });
 function linkStops(asked) {
   const list = [{ name: 'wifi', bytes_per_s: 0.6e9 / 8, round_trip_seconds: 4e-3 },
     ethernet(1), ethernet(2.5), ethernet(5), ethernet(10),

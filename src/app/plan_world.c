@@ -98,6 +98,7 @@ void td_world_close(struct td_world *w)
 {
     if (!w) return;
     td_plan_fit_close(w->fit);
+    td_plan_fit_close(w->own_fit);
     free(w);
 }
 

@@ -85,6 +85,7 @@ int td_plan_cost_of(struct td_plan_cost *out, const struct td_plan_model *m, con
         .kv_bytes_full = m->kv_bytes_full,
         .kv_bytes_window = m->kv_bytes_window,
         .logits_bytes = 4.0 * m->n_vocab,
+        .hidden = m->hidden,
     };
     // q.k and a.v: two multiply-adds per element of a head and position. With a compressed cache
     // both products run over its rank (and the rotated part, once).

@@ -20,6 +20,7 @@ struct td_plan_cost {
     double attend_flop_full, attend_flop_window; // per token and position that it sees
     double kv_bytes_full, kv_bytes_window;       // per position, in the cache's type
     double logits_bytes;                         // per token whose logits are wanted
+    double hidden;                               // elements of the state between layers
 };
 
 // Families of number formats: kernels differ between them more than within.

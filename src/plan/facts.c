@@ -125,6 +125,7 @@ static void read_model(struct td_plan_model *m, struct reader *r)
     m->n_active = count(r, "top_k");
     m->window_tokens = count(r, "swa_window");
     m->n_vocab = count(r, "vocab");
+    m->hidden = count(r, "hidden");
     m->kv_bytes_full = real(r, "kv_bytes_per_token_full_fp16");
     m->kv_bytes_window = real(r, "kv_bytes_per_token_swa_fp16");
     m->mla_rank = count(r, "mla_kv_rank");

@@ -37,7 +37,7 @@ struct td_plan_model {
     enum td_plan_kind kind; // TD_PLAN_MLA: experts and a compressed cache
     uint32_t n_layers, n_dense_layers, n_full_layers, n_heads, head_dim, n_experts, n_active;
     uint32_t window_tokens; // of the layers that are not full; 0: none
-    uint32_t n_vocab;
+    uint32_t n_vocab, hidden;
     double kv_bytes_full, kv_bytes_window; // per token, 16-bit elements, all layers of that kind
     uint32_t mla_rank, mla_rope;           // 0: none
     double params, attn_params, dense_params, shared_params, expert_params, embed_params,

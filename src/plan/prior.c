@@ -71,10 +71,10 @@ struct word {
 
 // The first that is found in the program's name counts.
 static const struct word families[] = {
-    {"CPU", "cpu"},       {"CUDA", "cuda"},     {"cuBLAS", "cuda"}, {"vLLM", "cuda"},
-    {"TensorRT", "cuda"}, {"SGLang", "cuda"},   {"Metal", "metal"}, {"MLX", "mlx"},
-    {"exo", "mlx"},       {"Vulkan", "vulkan"}, {"ROCm", "rocm"},   {"hipBLAS", "rocm"},
-    {"SYCL", "sycl"},
+    {"tandem", "tandem"}, {"CPU", "cpu"},       {"CUDA", "cuda"},     {"cuBLAS", "cuda"},
+    {"vLLM", "cuda"},     {"TensorRT", "cuda"}, {"SGLang", "cuda"},   {"Metal", "metal"},
+    {"MLX", "mlx"},       {"exo", "mlx"},       {"Vulkan", "vulkan"}, {"ROCm", "rocm"},
+    {"hipBLAS", "rocm"},  {"SYCL", "sycl"},
 };
 
 static const char *family_of(const char *backend)

@@ -99,7 +99,7 @@ static bool is_closing(struct td_sched *s)
 // Nothing to compute: looks after peers and the disk, or sleeps. False when it shall end.
 static bool rest(struct td_sched *s)
 {
-    if (s->n_at_work > 0) return wait_for_news(s, FETCH_MS);
+    if (s->n_at_work > 0 || s->queue) return wait_for_news(s, FETCH_MS);
     td_sched_count_engine(s, true);
     // Somebody may go on at once; only then is there time for the disk.
     const bool has_disk = s->cfg.disk && s->n_saved != UINT32_MAX;
@@ -125,7 +125,7 @@ static void *work(void *ctx)
             s->is_resting = false;
             td_sched_step(s);
             goes_on = !is_closing(s);
-        } else if (!s->queue || s->n_at_work > 0) {
+        } else {
             goes_on = rest(s);
         }
     }

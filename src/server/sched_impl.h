@@ -71,6 +71,7 @@ struct td_sched {
     struct td_rate_now reading, writing;
     struct td_timeline timeline; // being saved: too large for a stack
     uint32_t n_saved;            // kept conversations looked at since something ended
+    uint64_t fetch_after_ns;     // peers had no place: nobody asks them before
     uint64_t report_ns;          // when stats were last taken from the engine
 
     _Atomic bool is_draining;
@@ -106,6 +107,8 @@ void td_sched_release(struct td_sched *s, struct td_work *w);
 // Memory has run out in a step: the youngest work waits again, what it has computed may go. False
 // when only one is at work.
 bool td_sched_make_room(struct td_sched *s);
+// It waits again, before all others.
+void td_sched_requeue(struct td_sched *s, struct td_work *w);
 
 // sched_remote.c
 // Asks the peers to read the prompt; the work is FETCHING, or READING when none will.

@@ -41,6 +41,7 @@ static bool may_start(struct td_sched *s, const struct td_work *w)
         (s->is_tight ||
          (s->cfg.max_kv_bytes > 0 && s->promised_bytes + w->need_bytes > s->cfg.max_kv_bytes)))
         return false;
+    if (s->cfg.remote && td_clock_ns() < s->fetch_after_ns) return false;
     return !is_being_read(s, w);
 }
 
@@ -130,6 +131,18 @@ void td_sched_release(struct td_sched *s, struct td_work *w)
     s->promised_bytes -= w->need_bytes;
 }
 
+void td_sched_requeue(struct td_sched *s, struct td_work *w)
+{
+    td_sched_fetched(s, w);
+    td_sched_release(s, w);
+    td_sched_enqueue(s, w);
+    w->turn = 0; // it has had its turn
+    pthread_mutex_lock(&s->mutex);
+    s->n_queued++;
+    s->n_running--;
+    pthread_mutex_unlock(&s->mutex);
+}
+
 bool td_sched_make_room(struct td_sched *s)
 {
     struct td_work *youngest = NULL;
@@ -141,13 +154,6 @@ bool td_sched_make_room(struct td_sched *s)
     // Until somebody ends, so that it does not come back into the same trouble.
     s->is_tight = true;
     // What it wrote stays; its KV is computed again later, with the same bits.
-    td_sched_fetched(s, youngest);
-    td_sched_release(s, youngest);
-    td_sched_enqueue(s, youngest);
-    youngest->turn = 0; // it has had its turn
-    pthread_mutex_lock(&s->mutex);
-    s->n_queued++;
-    s->n_running--;
-    pthread_mutex_unlock(&s->mutex);
+    td_sched_requeue(s, youngest);
     return true;
 }

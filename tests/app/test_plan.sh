@@ -54,6 +54,50 @@ out_has "published 2.32"
 ok "$TANDEM" plan --table published -o json
 out_has '"is_inside"'
 
+# One's own machine, by what probe and bench wrote.
+cat >"$TMP/machine.json" <<'J'
+{"cpu_info": "A CPU of ours", "memory_bytes": 34359738368,
+ "all_threads": {"n_threads": 8, "read_bytes_per_s": 5e10, "int8_ops_per_s": 4e12}}
+J
+row='"cpu_info": "A CPU of ours", "model_filename": "synth:tiny", "n_depth": 0, "n_ubatch": 512,
+ "machine_int8_ops_per_s": 4e12, "machine_read_bytes_per_s": 5e10'
+printf '[{%s, "n_prompt": 256, "n_gen": 0, "median_ts": 40000},\n{%s, "n_prompt": 0, "n_gen": 16, "median_ts": 900}]\n' \
+    "$row" "$row" >"$TMP/bench.json"
+ok "$TANDEM" plan -m gpt-oss-20b --machines "$TMP/machine.json,dgx-spark" --link 10GbE
+out_has "A CPU of ours"
+out_has "tandem CPU"
+ok "$TANDEM" plan -m synth:tiny --machines "$TMP/bench.json" -o json
+out_has "A CPU of ours"
+ok "$TANDEM" plan -m gpt-oss-20b --machines "$TMP/machine.json" --measured "$TMP/bench.json" -o html
+out_has "A CPU of ours"
+ok "$TANDEM" plan --golden -m gpt-oss-20b --machines "$TMP/machine.json"
+ok "$TANDEM" plan --validate "$TMP/bench.json" --machines "$TMP/machine.json"
+out_has "2 rows: error"
+ok "$TANDEM" plan --validate "$TMP/bench.json" --measured "$TMP/bench.json" -o json
+out_has '"median_ape"'
+mistake 1 "holds no measurements" "$TANDEM" plan --validate "$TMP/machine.json"
+mistake 1 "nowhere.json" "$TANDEM" plan -m gpt-oss-20b --machines "$TMP/nowhere.json"
+mistake 1 "--machines: here a file" "$TANDEM" plan --validate "$TMP/bench.json" --machines dgx-spark
+sed 's/900/-1/' "$TMP/bench.json" >"$TMP/bad.json"
+mistake 1 "row 2: field 'median_ts' is out of range" "$TANDEM" plan -m gpt-oss-20b \
+    --machines "$TMP/machine.json" --measured "$TMP/bad.json"
+echo '[{"cpu_info": 1}]' >"$TMP/bad.json"
+mistake 1 "field 'cpu_info' is missing" "$TANDEM" plan --validate "$TMP/bad.json"
+echo '[1' >"$TMP/bad.json"
+mistake 1 "no JSON" "$TANDEM" plan --validate "$TMP/bad.json"
+echo '[]' >"$TMP/bad.json"
+mistake 1 "neither of" "$TANDEM" plan --validate "$TMP/bad.json"
+
+# What no machine holds alone.
+ok "$TANDEM" plan -m DeepSeek-V3 --machines m3-ultra-80c,dgx-spark --link TB5
+out_has "2 x Apple M3 Ultra 80c"
+out_has "Apple M3 Ultra 80c + DGX Spark (GB10)"
+ok "$TANDEM" plan -m DeepSeek-V3 --machines m3-ultra-80c --link TB5 -o json
+out_has '"cut_by": "tensors"'
+ok "$TANDEM" plan -m gpt-oss-120b --machines rtx-5090,dgx-spark --link 10GbE -o md
+out_has "| 3 x RTX 5090 | layers |"
+mistake 1 "needs" "$TANDEM" plan -m DeepSeek-V3 --machines raspberry --link 1GbE
+
 # Nonsense.
 mistake 1 "needs" "$TANDEM" plan -m DeepSeek-V3 --machines dgx-spark
 mistake 1 "no machine of these" "$TANDEM" plan -m gpt-oss-120b --machines all --tps 100000

@@ -86,7 +86,7 @@ struct answer {
     char calls[4096]; // "name(args)" one after the other
     struct td_job_token *tokens;
     uint32_t n_tokens;
-    uint32_t n_progress, n_events;
+    uint32_t n_progress, n_remote_progress, n_events;
     bool has_ended, has_failed;
     enum td_job_end end;
     struct td_job_stats stats;
@@ -118,7 +118,10 @@ static inline void answer_add(struct answer *a, const struct td_job_event *e)
     a->n_events++;
     assert_false(a->has_ended);
     switch (e->kind) {
-    case TD_JOB_PROGRESS: a->n_progress++; return;
+    case TD_JOB_PROGRESS:
+        a->n_progress++;
+        a->n_remote_progress += e->is_remote;
+        return;
     case TD_JOB_TEXT: {
         assert_int_equal(e->text[e->text_bytes], 0);
         const int c = (int)e->channel;
