@@ -8,11 +8,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LAST_N 64 // tokens that the repeat penalty looks at when nobody says
+#define BLOCK  64u // tokens that are weighed together
+#define LAST_N 64  // tokens that the repeat penalty looks at when nobody says
 
 struct candidate {
     float logit; // below the top one's, over temperature: at most 0
     int32_t id;
+};
+
+// Tokens of about one likelihood.
+#define TD_SAMPLER_BINS 4096u
+struct bin {
+    double mass;
+    uint32_t n;
 };
 
 // What penalties know of one token.
@@ -26,7 +34,11 @@ struct td_sampler {
     struct td_sampling cfg;
     struct td_rng rng;
     uint32_t n_vocab;
-    struct candidate *heap;     // (n_vocab)
+    struct candidate *heap;     // (n_vocab) tokens at the border of a cut
+    float *weights;             // (n_vocab, up to a whole block)
+    double *sums;               // of the weights, by block
+    struct bin *bins;           // (TD_SAMPLER_BINS)
+    float floor;                // lighter tokens lie below any cut
     struct td_logit_bias *bias; // (cfg.n_bias), own copy
     float *logits;              // (n_vocab) with bias and penalties; NULL: there are none
     // With penalties, else NULL.
@@ -114,7 +126,11 @@ int td_sampler_open(struct td_sampler **out, const struct td_sampling *cfg, uint
     if (!s) return td_fail(err, TD_ENOMEM, "no memory to sample from %u tokens", n_vocab);
     *s = (struct td_sampler){.cfg = *cfg, .rng = {cfg->seed}, .n_vocab = n_vocab};
     s->heap = malloc((size_t)n_vocab * sizeof(*s->heap));
-    if (!s->heap || !open_tables(s)) {
+    const size_t n_blocks = ((size_t)n_vocab + BLOCK - 1) / BLOCK;
+    s->weights = malloc(n_blocks * BLOCK * sizeof(*s->weights));
+    s->sums = malloc(n_blocks * sizeof(*s->sums));
+    s->bins = malloc(TD_SAMPLER_BINS * sizeof(*s->bins));
+    if (!s->heap || !s->weights || !s->sums || !s->bins || !open_tables(s)) {
         td_sampler_close(s);
         return td_fail(err, TD_ENOMEM, "no memory to sample from %u tokens", n_vocab);
     }
@@ -131,6 +147,9 @@ void td_sampler_close(struct td_sampler *s)
 {
     if (!s) return;
     free(s->heap);
+    free(s->weights);
+    free(s->sums);
+    free(s->bins);
     free(s->bias);
     free(s->logits);
     free(s->seen);
@@ -201,14 +220,100 @@ static const float *adjust(struct td_sampler *s, const float *logits)
     return s->logits;
 }
 
+// ---- weights ----------------------------------------------------------------------------------
+//
+// A vocabulary has 200 000 tokens and a batch many rows: what is done for every token goes in
+// blocks of a fixed size without branches, which compilers make vector code of, and nothing is
+// sorted but what lies at a border.
+
+// exp(x) below this is as good as 0; above it, a normal number.
+#define EXP_MIN (-87.0f)
+
+// A block's logits, with -INFINITY for what is no number or beyond the end.
+static void take_block(float *restrict out, const float *logits, uint32_t n)
+{
+    if (n == BLOCK) {
+        for (uint32_t i = 0; i < BLOCK; i++)
+            out[i] = logits[i] == logits[i] ? logits[i] : -INFINITY;
+        return;
+    }
+    for (uint32_t i = 0; i < BLOCK; i++)
+        out[i] = i < n && logits[i] == logits[i] ? logits[i] : -INFINITY;
+}
+
 static int32_t most_likely(const float *logits, uint32_t n)
 {
-    uint32_t best = 0;
-    for (uint32_t i = 1; i < n; i++)
-        // The lowest id among equals; anything beats NaN.
-        if (logits[i] > logits[best] || (isnan(logits[best]) && !isnan(logits[i]))) best = i;
-    return (int32_t)best;
+    float block[BLOCK], most[BLOCK], best = -INFINITY;
+    for (uint32_t i = 0; i < BLOCK; i++) most[i] = -INFINITY;
+    for (uint32_t at = 0; at < n; at += BLOCK) {
+        take_block(block, logits + at, td_min_u32(n - at, BLOCK));
+        for (uint32_t i = 0; i < BLOCK; i++) most[i] = block[i] > most[i] ? block[i] : most[i];
+    }
+    for (uint32_t i = 0; i < BLOCK; i++) best = most[i] > best ? most[i] : best;
+    // The lowest id among equals; anything beats NaN.
+    for (uint32_t i = 0; i < n; i++)
+        if (logits[i] == best) return (int32_t)i;
+    return 0;
 }
+
+// w = exp(x) for x <= 0, within a few units of the last place, by operations that give the same
+// bits on every machine: x = k ln 2 + r, |r| <= ln 2 / 2, and the Taylor series of exp(r) up to
+// r^7 / 7!, which leaves r^8 / 8! < 6e-9.
+static void exp_block(float *restrict w, const float *x)
+{
+    const float magic = 12582912.0f; // 1.5 * 2^23: adding it rounds to an integer
+    const float ln2_hi = 0x1.62e4p-1f, ln2_lo = 0x1.7f7d1cp-20f; // k * ln2_hi is exact
+    for (uint32_t i = 0; i < BLOCK; i++) {
+        const uint32_t keep = x[i] >= EXP_MIN ? ~0u : 0u; // a mask: compilers shy at branches here
+        const float y = td_f32_of_bits(td_bits_of_f32(x[i]) & keep);
+        const float t = y * 0x1.715476p+0f + magic;
+        const float k = t - magic;
+        const float r = (y - k * ln2_hi) - k * ln2_lo;
+        float p = 1.0f / 5040;
+        p = p * r + 1.0f / 720;
+        p = p * r + 1.0f / 120;
+        p = p * r + 1.0f / 24;
+        p = p * r + 1.0f / 6;
+        p = p * r + 0.5f;
+        p = p * r + 1.0f;
+        p = p * r + 1.0f;
+        p *= td_f32_of_bits((td_bits_of_f32(t) << 23) + 0x3f800000u);
+        w[i] = td_f32_of_bits(td_bits_of_f32(p) & keep);
+    }
+}
+
+// In an order that does not depend on the compiler.
+static double sum_block(const float *w)
+{
+    double sums[4] = {0};
+    for (uint32_t i = 0; i < BLOCK; i += 4)
+        for (uint32_t k = 0; k < 4; k++) sums[k] += (double)w[i + k];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+// Of a block: how far logits lie below the best, over the temperature.
+static void below_block(float *restrict below, const float *logits, uint32_t n, float best,
+                        float temp)
+{
+    take_block(below, logits, n);
+    // The difference first: a tiny temperature must not make infinities of both.
+    for (uint32_t i = 0; i < BLOCK; i++) below[i] = (below[i] - best) / temp;
+}
+
+// Weights of all tokens, relative to the best one's; returns their sum.
+static double weigh(struct td_sampler *s, const float *logits, float best)
+{
+    float below[BLOCK];
+    double total = 0;
+    for (uint32_t at = 0; at < s->n_vocab; at += BLOCK) {
+        below_block(below, logits + at, td_min_u32(s->n_vocab - at, BLOCK), best, s->cfg.temp);
+        exp_block(s->weights + at, below);
+        total += s->sums[at / BLOCK] = sum_block(s->weights + at);
+    }
+    return total;
+}
+
+// ---- cuts -------------------------------------------------------------------------------------
 
 // Higher logit first, lower id among equals: a total order, so that results do not depend on the
 // heap.
@@ -237,34 +342,127 @@ static void pop(struct candidate *heap, uint32_t n)
     heap[n - 1] = best;
 }
 
-static double weight(const struct candidate *c)
+// Tokens of about the same likelihood, the likeliest first: a logit is at most 0, and the bits of
+// its amount grow with it. 16 to a power of two.
+static uint32_t bin_of(float below)
 {
-    return exp((double)c->logit);
+    return td_bits_of_f32(-below) >> 19 & (TD_SAMPLER_BINS - 1);
 }
 
-// Top-k, then top-p of what top-k left: the survivors lie at the end of heap[0, n). Returns how
-// many.
-static uint32_t cut(struct td_sampler *s, uint32_t n, double total)
+// A weight so small that the n_most likeliest tokens, or those that have this mass, weigh more:
+// most tokens of a real model are far below it.
+static float find_floor(const struct td_sampler *s, uint32_t n_most, double mass_wanted)
 {
-    struct candidate *heap = s->heap;
-    const uint32_t k = s->cfg.top_k > 0 && s->cfg.top_k < n ? s->cfg.top_k : n;
-    for (uint32_t i = n / 2; i > 0; i--) sift_down(heap, n, i - 1);
-    if (k < n) {
-        total = 0.0;
-        for (uint32_t i = 0; i < k; i++) {
-            pop(heap, n - i);
-            total += weight(&heap[n - i - 1]);
+    static const float floors[] = {2e-3f, 1e-5f}; // e^-6.2, e^-11.5
+    const uint32_t n_blocks = (s->n_vocab + BLOCK - 1) / BLOCK;
+    for (uint32_t k = 0; k < sizeof(floors) / sizeof(floors[0]); k++) {
+        double mass = 0;
+        uint32_t n = 0;
+        for (uint32_t b = 0; b < n_blocks; b++) {
+            // A block that weighs less has no such token.
+            if (s->sums[b] < (double)floors[k]) continue;
+            for (uint32_t i = b * BLOCK; i < (b + 1) * BLOCK; i++) {
+                if (!(s->weights[i] >= floors[k])) continue;
+                mass += (double)s->weights[i];
+                n++;
+            }
+        }
+        if (n >= n_most || mass > mass_wanted) return floors[k];
+    }
+    return 0x1p-149f;
+}
+
+static void fill_bins(struct td_sampler *s, const float *logits, float best)
+{
+    float below[BLOCK];
+    memset(s->bins, 0, TD_SAMPLER_BINS * sizeof(*s->bins));
+    for (uint32_t at = 0; at < s->n_vocab; at += BLOCK) {
+        const uint32_t n = td_min_u32(s->n_vocab - at, BLOCK);
+        if (s->sums[at / BLOCK] < (double)s->floor) continue;
+        below_block(below, logits + at, n, best, s->cfg.temp);
+        for (uint32_t i = 0; i < n; i++) {
+            if (s->weights[at + i] < s->floor) continue;
+            struct bin *bin = &s->bins[bin_of(below[i])];
+            bin->n++;
+            bin->mass += (double)s->weights[at + i];
         }
     }
-    // Without top-k, candidates are popped only as far as top-p needs them: few, for a real model.
-    double mass = 0.0;
-    uint32_t n_kept = 0;
-    while (n_kept < k && (n_kept == 0 || mass < (double)s->cfg.top_p * total)) {
-        if (k == n) pop(heap, n - n_kept);
-        n_kept++;
-        mass += weight(&heap[n - n_kept]);
+}
+
+// Takes the bin's tokens into the heap.
+static uint32_t collect(struct td_sampler *s, const float *logits, float best, uint32_t bin)
+{
+    float below[BLOCK];
+    uint32_t n_heap = 0;
+    for (uint32_t at = 0; at < s->n_vocab; at += BLOCK) {
+        const uint32_t n = td_min_u32(s->n_vocab - at, BLOCK);
+        if (s->sums[at / BLOCK] < (double)s->floor) continue;
+        below_block(below, logits + at, n, best, s->cfg.temp);
+        for (uint32_t i = 0; i < n; i++)
+            if (s->weights[at + i] >= s->floor && bin_of(below[i]) == bin)
+                s->heap[n_heap++] = (struct candidate){.logit = below[i], .id = (int32_t)(at + i)};
     }
-    return n_kept;
+    for (uint32_t i = n_heap / 2; i > 0; i--) sift_down(s->heap, n_heap, i - 1);
+    return n_heap;
+}
+
+// The last of the likeliest tokens that are kept: as few as have this mass, at most so many, at
+// least one. Returns the mass of all that are.
+static double find_last(struct td_sampler *s, const float *logits, float best, uint32_t n_most,
+                        double mass_wanted, struct candidate *last_out)
+{
+    double mass = 0;
+    uint32_t n = 0, bin = 0;
+    for (; bin + 1 < TD_SAMPLER_BINS; bin++) {
+        const struct bin *b = &s->bins[bin];
+        if (b->n > 0 && (n + b->n >= n_most || mass + b->mass >= mass_wanted)) break;
+        n += b->n;
+        mass += b->mass;
+    }
+    // Sums by another order may fall short by a last bit: then it is the last bin that has any.
+    while (bin > 0 && s->bins[bin].n == 0) {
+        bin--;
+        n -= s->bins[bin].n;
+        mass -= s->bins[bin].mass;
+    }
+    const uint32_t n_heap = collect(s, logits, best, bin);
+    *last_out = (struct candidate){.logit = 0, .id = INT32_MAX};
+    for (uint32_t i = 0; i < n_heap && n < n_most && (n == 0 || mass < mass_wanted); i++, n++) {
+        pop(s->heap, n_heap - i);
+        *last_out = s->heap[n_heap - i - 1];
+        mass += (double)s->weights[last_out->id];
+    }
+    return mass;
+}
+
+// Top-k, then top-p of what top-k left, then min-p: what is cut gets the weight 0. Returns the sum
+// of the rest.
+static double cut(struct td_sampler *s, const float *logits, float best, double total)
+{
+    struct candidate last = {.logit = -INFINITY, .id = INT32_MAX};
+    const uint32_t k = s->cfg.top_k > 0 ? td_min_u32(s->cfg.top_k, s->n_vocab) : s->n_vocab;
+    if (k < s->n_vocab || s->cfg.top_p < 1.0f) {
+        // What top-p counts is what top-k leaves, all of it.
+        const double mass = (double)s->cfg.top_p * total;
+        s->floor = find_floor(s, k, k < s->n_vocab ? (double)INFINITY : mass);
+        fill_bins(s, logits, best);
+    }
+    if (k < s->n_vocab) total = find_last(s, logits, best, k, (double)INFINITY, &last);
+    if (s->cfg.top_p < 1.0f)
+        (void)find_last(s, logits, best, k, (double)s->cfg.top_p * total, &last);
+    float below[BLOCK];
+    double sum = 0;
+    for (uint32_t at = 0; at < s->n_vocab; at += BLOCK) {
+        float *w = s->weights + at;
+        below_block(below, logits + at, td_min_u32(s->n_vocab - at, BLOCK), best, s->cfg.temp);
+        for (uint32_t i = 0; i < BLOCK; i++) {
+            const bool is_kept =
+                below[i] > last.logit || (below[i] == last.logit && (int32_t)(at + i) <= last.id);
+            w[i] = is_kept && w[i] >= s->cfg.min_p ? w[i] : 0.0f;
+        }
+        sum += s->sums[at / BLOCK] = sum_block(w);
+    }
+    return sum;
 }
 
 int32_t td_sampler_draw(struct td_sampler *s, const float *logits)
@@ -272,30 +470,18 @@ int32_t td_sampler_draw(struct td_sampler *s, const float *logits)
     logits = adjust(s, logits);
     const int32_t best = most_likely(logits, s->n_vocab);
     if (s->cfg.temp == 0.0f || !isfinite(logits[best])) return best;
-    double total = 0.0;
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < s->n_vocab; i++) {
-        // The difference first: a tiny temperature must not make infinities of both.
-        const float below = (logits[i] - logits[best]) / s->cfg.temp;
-        const struct candidate c = {.logit = below, .id = (int32_t)i};
-        if (isnan(c.logit)) continue;
-        total += weight(&c);
-        s->heap[n++] = c;
-    }
-    const bool is_cut = s->cfg.top_k > 0 || s->cfg.top_p < 1.0f;
-    const uint32_t n_kept = is_cut ? cut(s, n, total) : n;
-    const struct candidate *from = s->heap + (n - n_kept);
-    double sum = 0.0;
-    for (uint32_t i = 0; i < n_kept; i++) {
-        const double w = weight(&from[i]);
-        if (w >= (double)s->cfg.min_p) sum += w;
-    }
+    double sum = weigh(s, logits, logits[best]);
+    if (s->cfg.top_k > 0 || s->cfg.top_p < 1.0f || s->cfg.min_p > 0.0f)
+        sum = cut(s, logits, logits[best], sum);
     double u = (double)(td_rng_u64(&s->rng) >> 11) * 0x1p-53 * sum;
     int32_t chosen = best;
-    for (uint32_t i = 0; i < n_kept; i++) {
-        const double w = weight(&from[i]);
-        if (w < (double)s->cfg.min_p) continue;
-        chosen = from[i].id;
+    uint32_t block = 0;
+    const uint32_t n_blocks = (s->n_vocab + BLOCK - 1) / BLOCK;
+    while (block + 1 < n_blocks && u >= s->sums[block]) u -= s->sums[block++];
+    for (uint32_t i = block * BLOCK; i < s->n_vocab; i++) {
+        const double w = (double)s->weights[i];
+        if (w == 0.0) continue;
+        chosen = (int32_t)i;
         if (u < w) break;
         u -= w;
     }
@@ -329,13 +515,16 @@ uint32_t td_logprobs(const float *logits, uint32_t n_vocab, int32_t token, float
 {
     const float best = logits[most_likely(logits, n_vocab)];
     const uint32_t n_max = td_min_u32(n_top, TD_MAX_LOGPROBS);
+    float below[BLOCK], weights[BLOCK];
     double total = 0.0;
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < n_vocab; i++) {
-        if (isnan(logits[i])) continue;
-        if (!isinf(best)) total += exp((double)logits[i] - (double)best);
-        if (n_max > 0) n = insert(top_out, n, n_max, (int32_t)i, logits[i]);
+    for (uint32_t at = 0; !isinf(best) && at < n_vocab; at += BLOCK) {
+        below_block(below, logits + at, td_min_u32(n_vocab - at, BLOCK), best, 1.0f);
+        exp_block(weights, below);
+        total += sum_block(weights);
     }
+    uint32_t n = 0;
+    for (uint32_t i = 0; n_max > 0 && i < n_vocab; i++)
+        if (!isnan(logits[i])) n = insert(top_out, n, n_max, (int32_t)i, logits[i]);
     const double log_total = total > 0.0 ? log(total) : 0.0;
     for (uint32_t i = 0; i < n; i++)
         top_out[i].logprob = logprob_of(top_out[i].logprob, best, log_total);

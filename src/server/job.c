@@ -222,7 +222,7 @@ static void append(struct td_job *job, struct td_job_node *node)
 static bool put_text(struct td_job_node *node, const char *text, size_t n)
 {
     const size_t used = node->event.text_bytes;
-    if (used + n + 1 > node->text_cap) {
+    if (!node->text || used + n + 1 > node->text_cap) {
         // The first piece is mostly the only one.
         const size_t cap = used ? 2 * (used + n + 1) : n + 1;
         char *grown = realloc(node->text, cap);

@@ -25,7 +25,6 @@ static void take_inbox(struct td_sched *s)
     pthread_mutex_lock(&s->mutex);
     struct td_work *w = s->inbox;
     s->inbox = NULL;
-    s->inbox_end = &s->inbox;
     s->has_wake = false;
     pthread_mutex_unlock(&s->mutex);
     while (w) {
@@ -186,7 +185,6 @@ int td_sched_open(struct td_sched **out, const struct td_sched_config *cfg, stru
     pthread_mutex_init(&s->mutex, NULL);
     pthread_cond_init(&s->wake, NULL);
     pthread_cond_init(&s->idle, NULL);
-    s->inbox_end = &s->inbox;
     td_pacer_init(&s->pacer, cfg->chunk, (double)s->cfg.max_gap_ms * 1e-3);
     td_engine_cache(cfg->engine, cfg->max_cache_bytes ? cfg->max_cache_bytes : UINT64_MAX);
 
@@ -243,8 +241,11 @@ static int put(struct td_sched *s, struct td_work *w, uint32_t *retry_s_out, str
                        "seconds",
                        s->n_running, s->n_queued, retry_s);
     } else {
-        *s->inbox_end = w;
-        s->inbox_end = &w->next;
+        if (s->inbox)
+            s->inbox_last->next = w;
+        else
+            s->inbox = w;
+        s->inbox_last = w;
         s->n_queued++;
         s->n_open++;
         s->has_wake = true;

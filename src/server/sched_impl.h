@@ -80,7 +80,7 @@ struct td_sched {
     pthread_cond_t wake;   // something for the thread
     pthread_cond_t idle;   // nothing runs, nothing waits
     bool is_closing, has_wake;
-    struct td_work *inbox, **inbox_end;
+    struct td_work *inbox, *inbox_last;
     uint32_t n_queued, n_running;
     uint32_t n_open;        // submitted, and their last event is not given yet
     double service_seconds; // of an answer, smoothed; 0: not known yet
