@@ -337,7 +337,7 @@ struct td_api_reply *td_api_begin(struct td_api *api, const struct td_api_reques
                      route->method, req->method);
     else if (strcmp(route->method, "POST") == 0)
         a->root = td_read_document(&a->rd, req->body ? req->body : "", req->body_bytes);
-    if (td_is_fine(&a->rd)) {
+    if (route && td_is_fine(&a->rd)) {
         r->dialect = dialect_of(route->kind);
         a->dialect = r->dialect;
         if (r->dialect)

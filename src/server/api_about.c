@@ -136,7 +136,7 @@ void td_about_ps(struct td_api_reply *r)
 {
     begin_entry(r);
     // It stays as long as the server does; clients want a date.
-    put_timestamp(&r->out, "expires_at", r->created + 365 * 86400);
+    put_timestamp(&r->out, "expires_at", r->created + (time_t)365 * 86400);
     td_put_u64(&r->out, "size_vram", 0);
     td_put_u64(&r->out, "context_length", r->cfg->n_ctx);
     end_entry(r);

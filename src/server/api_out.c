@@ -104,7 +104,8 @@ static void put_string(struct td_buf *b, const char *text, size_t n)
 // new line) ends in white space.
 static void begin_value(struct td_buf *b, const char *key)
 {
-    const char last = b->n > 0 ? b->at[b->n - 1] : ' ';
+    char last = ' ';
+    if (b->n > 0) last = b->at[b->n - 1];
     if (last != '{' && last != '[' && last != ':' && last != ' ' && last != '\n')
         td_buf_put(b, ",", 1);
     if (!key) return;

@@ -154,7 +154,7 @@ static void put_logprobs(struct td_api_reply *r, const struct td_job_token *toke
 
 static size_t item_tokens(const struct td_choice *c, const struct td_job_token **out)
 {
-    *out = c->tokens + (c->tokens ? c->item.from_token : 0);
+    *out = c->tokens ? c->tokens + c->item.from_token : NULL;
     return c->item.n_tokens;
 }
 
