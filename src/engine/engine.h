@@ -196,7 +196,8 @@ void td_engine_cache_stats(struct td_engine *engine, struct td_cache_stats *out)
 uint32_t td_engine_prefix(struct td_engine *engine, const int32_t *tokens, uint32_t n);
 // Bytes of KV that a session of n tokens takes at most while it runs, snapshots apart.
 uint64_t td_engine_kv_need(const struct td_engine *engine, uint32_t n);
-// A session that neither takes from other conversations nor gives to them (a canary).
+// Until it is retired the session neither takes from other conversations nor gives to them, and
+// then it is not kept: a canary, KV that is not quite this model's.
 void td_session_isolate(struct td_session *s);
 // The conversation rests: what is computed goes to the cache and the session is empty and IDLE.
 // With this after each answer it does not matter which session takes the next turn. Without a

@@ -231,10 +231,11 @@ int td_session_want(struct td_session *s, const int32_t *tokens, uint32_t n, con
 void td_session_retire(struct td_session *s)
 {
     struct td_engine *e = s->engine;
+    const bool is_alone = s->is_alone;
     td_session_stop(s);
-    s->is_lent = false;
+    s->is_lent = s->is_alone = false;
     if (e->cache.max_bytes == 0) return;
-    if (!s->is_alone) td_cache_keep(s);
+    if (!is_alone) td_cache_keep(s);
     td_snapshots_clear(e, &s->snapshots);
     if (e->backend->kv_trim(s->kv, 0, NULL) == TD_OK) s->n = 0; // cannot fail
     s->n_prompt = s->n_reused = s->n_marks = 0;
