@@ -70,8 +70,8 @@ static char *files_key(const struct td_model *m)
     return key;
 }
 
-static int weights_digest(const struct td_config *cfg, const struct td_app *app, uint8_t out[32],
-                          struct td_error *err)
+int td_pair_weights(const struct td_config *cfg, const struct td_app *app, uint8_t out[32],
+                    struct td_error *err)
 {
     char *key = files_key(app->model);
     json_t *known = key ? td_cache_get(cfg, "digests", key) : NULL;
@@ -284,7 +284,7 @@ int td_pair_init(struct td_pair *p, struct td_app *app, enum td_wire_role role, 
     const struct td_spec *spec = &app->model->spec;
     uint8_t tokenizer[32], weights[32];
     int code = td_identity_tokenizer(app->model, tokenizer, err);
-    if (code == TD_OK) code = weights_digest(p->cfg, app, weights, err);
+    if (code == TD_OK) code = td_pair_weights(p->cfg, app, weights, err);
     if (code != TD_OK) return code;
     to_hex(weights, p->weights);
     code =

@@ -27,6 +27,10 @@ bool td_pair_is_usable(const struct td_config *cfg, const char **why_out);
 // --key, if given. TD_OK and has_key false without.
 int td_pair_key(struct td_pair *p, const struct td_config *cfg, struct td_error *err) TD_MUST_CHECK;
 
+// The digest of the model's weights: hashed with a progress bar, or known from last time.
+int td_pair_weights(const struct td_config *cfg, const struct td_app *app, uint8_t out[32],
+                    struct td_error *err) TD_MUST_CHECK;
+
 // Identity of the model (hashed with a progress bar, or known from last time) and speeds of this
 // machine: those of --pace, those known from last time, and measured where nothing is known
 // (wants_rates).

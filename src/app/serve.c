@@ -31,6 +31,7 @@ struct serve {
     const struct td_config *cfg;
     struct td_app app;
     struct td_pair pair;
+    struct td_kvdisk *disk;
     struct td_sched *sched;
     struct td_api *api;
     struct td_http *http;
@@ -152,6 +153,15 @@ static int open_app(struct serve *s, struct td_error *err)
     return code;
 }
 
+static int open_disk(struct serve *s, struct td_error *err)
+{
+    struct td_kvdisk_config disk = {.dir = td_opt_text(s->cfg, TD_OPT_KV_DISK),
+                                    .max_bytes = td_opt_u64(s->cfg, TD_OPT_KV_DISK_SIZE)};
+    if (!disk.dir) return TD_OK;
+    const int code = td_pair_weights(s->cfg, &s->app, disk.weights, err);
+    return code == TD_OK ? td_kvdisk_open(&s->disk, &disk, s->app.engine, err) : code;
+}
+
 static void on_request(void *ctx, const struct td_http_record *record)
 {
     const enum td_log_form form = *(const enum td_log_form *)ctx;
@@ -179,6 +189,7 @@ static int open_server(struct serve *s, enum td_log_form *form, struct td_error 
         .max_gap_ms = (uint32_t)td_opt_u64(cfg, TD_OPT_MAX_GAP),
         .max_kv_bytes = s->app.max_kv_bytes,
         .remote = s->pair.remote,
+        .disk = s->disk,
     };
     int code = td_sched_open(&s->sched, &sched, err);
     const struct td_api_config api = {.sched = s->sched,
@@ -277,6 +288,7 @@ static int serve(struct serve *s, struct td_error *err)
     if (code == TD_OK) code = open_app(s, err);
     if (code == TD_OK && td_app_interrupted()) code = td_fail(err, TD_ECANCEL, "interrupted");
     choose_name(s);
+    if (code == TD_OK) code = open_disk(s, err);
     if (code == TD_OK) code = open_server(s, &form, err);
     if (code == TD_OK) {
         td_app_on_stop(stop, s);
@@ -287,6 +299,7 @@ static int serve(struct serve *s, struct td_error *err)
     td_http_close(s->http);
     td_api_close(s->api);
     td_sched_close(s->sched);
+    td_kvdisk_close(s->disk);
     td_app_on_stop(NULL, NULL);
     return code;
 }
