@@ -3,6 +3,7 @@
 """Breaks the relay in every way it promises to bear, and checks what came of it.
 
     bench/faults.py [--tandem build/tandem] [--proxy build/tests/fault_proxy] [--runs N] [--seed S]
+                    [--paces HERE THERE]
 
 A real `tandem prefill` process, a proxy before it (tests/relay/fault_proxy.c), and N prompts read by
 `tandem eval --last --prefill`, each with one trouble drawn from the seed: a connection cut, reset,
@@ -57,12 +58,12 @@ class Prompt:
 
 class Campaign:
     def __init__(self, lab, args):
-        self.lab, self.rng = lab, random.Random(args.seed)
+        self.lab, self.rng, self.args = lab, random.Random(args.seed), args
         self.seed = args.seed * 1000000
         self.prompts = [Prompt(lab, n, self.seed + i) for i, n in enumerate(LENGTHS)]
         self.there = Prefill(lab, MODEL, options=[
             "--ctx", str(CTX), "--chunk", str(CHUNK), "--slots", "2", "-t", "1", "--lease", "20",
-            "--pace-prefill", str(PACE_THERE), "--pace-decode", "100"])
+            "--pace-prefill", str(args.paces[1]), "--pace-decode", "100"])
         self.there.wait()
         self.proxy = Proxy(lab, self.there.port)
         self.paths, self.kinds = collections.Counter(), collections.Counter()
@@ -74,7 +75,8 @@ class Campaign:
     def options(self, policy="auto"):
         return ["--prefill", f"127.0.0.1:{self.proxy.port}", "--key", self.lab.key,
                 "--prefill-policy", policy, "--checkpoint", str(CHECKPOINT), "--prefill-timeout",
-                str(SILENT), "--pace-prefill", str(PACE_HERE), "--pace-decode", "100", "-t", "1"]
+                str(SILENT), "--pace-prefill", str(self.args.paces[0]), "--pace-decode", "100",
+                "-t", "1"]
 
     def violated(self, what):
         self.violations.append(what)
@@ -266,6 +268,8 @@ def main():
     parser.add_argument("--proxy", default="build/tests/fault_proxy")
     parser.add_argument("--runs", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--paces", type=int, nargs=2, default=[PACE_HERE, PACE_THERE],
+                        help="tokens per second here and there; lower on a busy machine")
     parser.add_argument("--least", type=int, default=100,
                         help="so many must end resumed, and so many salvaged")
     args = parser.parse_args()

@@ -13,16 +13,21 @@
 //     --move           all but the last `cut` tokens of a prompt are read by another session, whose
 //                      KV is then copied span by span, as a network would carry it
 //     --wipe           the same, but full layers arrive as zeros where no window reaches
+//     --relay PEER     `tandem prefill` at HOST:PORT reads every prompt but its last token
+//     --kv-wire TYPE   f16 or q8_0 (f16), with --relay
 #include "base/clock.h"
 #include "base/num.h"
 #include "engine/engine.h"
 #include "kernels/kernels.h"
+#include "relay/identity.h"
+#include "relay/remote.h"
 #include "text/harmony.h"
 
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { MAX_SESSIONS = 64, N_CTX = 4096, MAX_ANSWER = 300, MAX_TEXT_BYTES = 8192, SKIPPED = 77 };
 
@@ -31,7 +36,8 @@ struct slot {
     struct td_session *session;
     struct td_harmony_parser *parser; // NULL: nothing under way
     json_t *item;
-    struct td_ids ids; // the prompt
+    struct td_ids ids;           // the prompt
+    struct td_remote_try *fetch; // a peer reads it
     uint32_t n_written;
     bool is_done;
     char text[MAX_TEXT_BYTES]; // of the final channel
@@ -49,6 +55,11 @@ struct job {
     uint32_t n_slots;
     struct slot slots[MAX_SESSIONS];
     uint32_t n_read, n_written; // tokens
+    const char *peers;          // NULL: everything is read here
+    enum td_type kv_wire;
+    struct td_peer self;
+    struct td_remote *remote;
+    uint32_t n_remote; // tokens that came from a peer
     struct td_error err;
 };
 
@@ -152,7 +163,10 @@ static int begin(struct job *j, struct slot *s, json_t *item)
     int code = td_harmony_parser_open(&s->parser, j->tokenizer, &j->err);
     if (code == TD_OK) code = render(j, s);
     if (code == TD_OK && j->moves) code = move(j, s);
-    if (code == TD_OK)
+    if (code == TD_OK && j->remote) {
+        const struct td_remote_ask ask = {.tokens = s->ids.at, .n = (uint32_t)s->ids.n};
+        code = td_remote_begin(&s->fetch, j->remote, s->session, &ask, &j->err);
+    } else if (code == TD_OK)
         code = td_session_want(s->session, s->ids.at, (uint32_t)s->ids.n, NULL, 0, &j->err);
     j->n_read += (uint32_t)s->ids.n;
     return code;
@@ -186,6 +200,37 @@ static int next(struct job *j, struct slot *s)
     return td_session_append(s->session, token, &j->err);
 }
 
+// What a peer reads is on its way: true as long as the session is not to be touched.
+static bool is_fetching(struct job *j, struct slot *s)
+{
+    if (!s->fetch) return false;
+    const enum td_remote_state state = td_remote_poll(s->fetch, 0, &j->err);
+    if (state == TD_REMOTE_FAILED && j->err.code == TD_OK) j->err.code = TD_EIO;
+    return state == TD_REMOTE_RUNNING;
+}
+
+// The logits of the prompt's last token are there.
+static int end_fetch(struct job *j, struct slot *s)
+{
+    struct td_remote_stats stats;
+    if (!s->fetch) return TD_OK;
+    td_remote_end(s->fetch, &stats);
+    s->fetch = NULL;
+    j->n_remote += stats.n_remote;
+    if (stats.n_local == 1 && stats.n_remote > 0) return TD_OK;
+    return td_fail(&j->err, TD_EIO, "a prompt was not read by the peer: %s", stats.reason);
+}
+
+static int step(struct job *j)
+{
+    uint32_t n_rows = 0;
+    if (j->remote) (void)td_remote_tend(j->remote);
+    const int code = td_engine_step(j->engine, &n_rows, &j->err);
+    const struct timespec nap = {.tv_nsec = 500000};
+    if (n_rows == 0) nanosleep(&nap, NULL);
+    return code;
+}
+
 static json_t *read_item(struct job *j)
 {
     json_error_t why;
@@ -211,14 +256,37 @@ static int answer_all(struct job *j)
             is_busy = is_busy || s->parser;
         }
         if (!is_busy) return TD_OK;
-        if (td_engine_step(j->engine, NULL, &j->err) != TD_OK) return j->err.code;
+        if (step(j) != TD_OK) return j->err.code;
         for (uint32_t i = 0; i < j->n_slots; i++) {
             struct slot *s = &j->slots[i];
-            if (s->parser && td_session_state(s->session) == TD_SESSION_READY &&
-                next(j, s) != TD_OK)
+            if (!s->parser || is_fetching(j, s)) continue;
+            if (j->err.code != TD_OK) return j->err.code;
+            if (td_session_state(s->session) == TD_SESSION_READY &&
+                (end_fetch(j, s) != TD_OK || next(j, s) != TD_OK))
                 return j->err.code;
         }
     }
+}
+
+static int open_remote(struct job *j)
+{
+    uint8_t tokenizer[32], weights[32];
+    int code = td_identity_tokenizer(j->model, tokenizer, &j->err);
+    if (code == TD_OK) code = td_identity_weights(j->model, 1, NULL, NULL, weights, &j->err);
+    const enum td_type own = j->cfg.device.kv_f32 ? TD_F32 : TD_F16;
+    if (code == TD_OK)
+        code = td_peer_init(&j->self, TD_WIRE_DECODE, &j->model->spec, tokenizer, weights, own,
+                            &j->err);
+    const struct td_remote_config cfg = {
+        .far = {.engine = j->engine,
+                .backend = td_backend_cpu(),
+                .peer = &j->self,
+                .engine_kv_type = own,
+                .kv_type = j->kv_wire == TD_Q8_0 ? TD_Q8_0 : own},
+        .peers = j->peers,
+        .policy = TD_REMOTE_REQUIRE,
+    };
+    return code == TD_OK ? td_remote_open(&j->remote, &cfg, &j->err) : code;
 }
 
 static int open_all(struct job *j, const char *path)
@@ -232,11 +300,14 @@ static int open_all(struct job *j, const char *path)
         code = td_sampler_open(&j->sampler, &greedy, j->model->spec.n_vocab, &j->err);
     for (uint32_t i = 0; code == TD_OK && i < j->n_slots; i++)
         code = td_session_open(&j->slots[i].session, j->engine, N_CTX, &j->err);
-    return code;
+    return code == TD_OK && j->peers ? open_remote(j) : code;
 }
 
 static void close_all(struct job *j)
 {
+    for (uint32_t i = 0; i < j->n_slots; i++)
+        if (j->slots[i].fetch) td_remote_end(j->slots[i].fetch, NULL);
+    td_remote_close(j->remote);
     for (uint32_t i = 0; i < j->n_slots; i++) {
         struct slot *s = &j->slots[i];
         td_session_close(s->session);
@@ -274,6 +345,10 @@ static int read_options(struct job *j, int argc, char **argv)
             j->cfg.device.max_rows = n;
         } else if (strcmp(name, "--kv") == 0) {
             j->cfg.device.kv_f32 = strcmp(argv[i], "f32") == 0;
+        } else if (strcmp(name, "--relay") == 0) {
+            j->peers = argv[i];
+        } else if (strcmp(name, "--kv-wire") == 0) {
+            j->kv_wire = strcmp(argv[i], "q8_0") == 0 ? TD_Q8_0 : TD_F16;
         } else if (strcmp(name, "--date") == 0) {
             j->date = argv[i];
         } else if (strcmp(name, "--isa") == 0 && td_isa_parse(argv[i], &isa)) {
@@ -303,7 +378,7 @@ int main(int argc, char **argv)
     if (code == TD_OK) code = answer_all(&j);
     close_all(&j);
     if (code != TD_OK) fprintf(stderr, "answer_items: %s\n", j.err.msg);
-    fprintf(stderr, "read %u tokens, wrote %u in %.2f s\n", j.n_read, j.n_written,
-            (double)(td_clock_ns() - t0_ns) * 1e-9);
+    fprintf(stderr, "read %u tokens, %u of them at a peer, wrote %u in %.2f s\n", j.n_read,
+            j.n_remote, j.n_written, (double)(td_clock_ns() - t0_ns) * 1e-9);
     return code == TD_OK && fflush(stdout) == 0 ? 0 : 1;
 }

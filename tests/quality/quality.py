@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Scores tandem-mini on the held-out tasks of train/tasks.py, and holds the score against the bars.
 
-    quality.py BUILD [MODEL] [-n 200] [--seed test] [--only PART,...]
+    quality.py BUILD [MODEL] [-n 200] [--n-relay 20] [--seed test] [--only PART,...]
         BUILD    folder with tandem and tests/answer_items
         MODEL    models/tandem-mini.gguf when not given; where that is not there yet: status 77
 
 The model must not only answer: it must give the same answers for any chunk, beside other prompts,
-through `tandem run`, with a cache that was moved from another session; within noise the same with
+through `tandem run`, with a cache that was moved from another session or read by a peer; within noise the same with
 f32 keys and values and on every instruction set; and with the full layers' cache wiped beyond the
 window it must be reduced to guessing. Prints Markdown tables. Python's standard library only.
 """
@@ -15,8 +15,10 @@ import datetime
 import json
 import math
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -31,7 +33,7 @@ BARS = {"recall@50": 95, "recall@200": 95, "recall@1000": 95, "recall@3000": 80,
 SHORT = [t for t in tasks.TASKS if t != "recall@3000"]
 N_VARIANT, N_CLI = 20, 3
 RECALL = ["recall@50", "recall@1000"]
-PARTS = ["score", "same", "kv", "isa", "wipe"]
+PARTS = ["score", "same", "relay", "kv", "isa", "wipe"]
 
 
 class Bench:
@@ -148,6 +150,28 @@ def compare(b, name, items, other, same_text):
             "the same text" if same_text else "within noise"]
 
 
+def relay(b):
+    """Prompts that `tandem prefill` reads: with f16 on the wire the same text, with q8_0 as good."""
+    items = b.items([t for t in b.a.tasks if t.startswith("recall")], min(b.a.n, b.a.n_relay))
+    command = [os.path.join(b.a.build, "tandem"), "prefill", "-m", b.a.model, "--listen", "127.0.0.1:0", "--ctx", "4096",
+               "--slots", "16", "-t", "1"]
+    rows = []
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8") as there:
+        try:
+            lines = iter(there.stderr.readline, "")
+            where = next((re.search(r"listening on (\S+),", x) for x in lines if x.startswith("listening on ")), None)
+            if not where:
+                sys.exit("quality: `tandem prefill` did not start")
+            drain = threading.Thread(target=there.stderr.read, daemon=True)
+            drain.start()
+            for kind in ("f16", "q8_0"):
+                other = b.ask(items, "--relay", where[1], "--kv-wire", kind)
+                rows.append(compare(b, f"read by a peer, {kind} on the wire", items, other, kind == "f16"))
+        finally:
+            there.terminate()
+    return rows
+
+
 HEAD = ["variant", "n", "same text", "score without", "score with", "bar"]
 
 
@@ -234,6 +258,7 @@ def main():
     ap.add_argument("build")
     ap.add_argument("model", nargs="?")
     ap.add_argument("-n", type=int, default=200)
+    ap.add_argument("--n-relay", type=int, default=N_VARIANT, help="prompts of each recall task read by a peer")
     ap.add_argument("--seed", default="test")
     ap.add_argument("--tasks", default=",".join(tasks.TASKS))
     ap.add_argument("--only", default=",".join(PARTS))
@@ -247,7 +272,7 @@ def main():
     b, t0 = Bench(a), time.time()
     if "score" in parts:
         scores(b)
-    rows = [r for part, f in (("same", same), ("kv", kv), ("isa", isas)) if part in parts for r in f(b)]
+    rows = [r for part, f in (("same", same), ("relay", relay), ("kv", kv), ("isa", isas)) if part in parts for r in f(b)]
     if rows:
         table(HEAD, rows)
     if "wipe" in parts:
