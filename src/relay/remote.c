@@ -440,7 +440,7 @@ void td_remote_end(struct td_remote_try *t, struct td_remote_stats *stats)
 {
     struct td_remote *r = t->r;
     struct td_remote_stats *st = &t->stats;
-    if (t->fetch) {
+    if (t->fetch && t->peer) { // whose it is
         struct td_fetch_report report;
         td_fetch_report(t->fetch, &report);
         td_fetch_end(t->fetch); // cancels it
@@ -497,7 +497,7 @@ int td_remote_sync(struct td_remote *r, struct td_session *s, const struct td_re
     *stats = (struct td_remote_stats){.n_tokens = ask->n};
     struct td_remote_try *t;
     int code = td_remote_begin(&t, r, s, ask, err);
-    if (code) return code;
+    if (code || !t) return code;
     t->waits = true;
     enum td_remote_state state;
     do {

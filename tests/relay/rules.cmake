@@ -19,3 +19,6 @@ add_executable(trace_relay ${PROJECT_SOURCE_DIR}/bench/trace_relay.c)
 target_link_libraries(trace_relay PRIVATE td_relay td_fault_proxy)
 add_executable(split_says ${PROJECT_SOURCE_DIR}/bench/split_says.c)
 target_link_libraries(split_says PRIVATE td_plan)
+# A model too large for the tests, by hand.
+add_executable(relay_bits ${PROJECT_SOURCE_DIR}/bench/relay_bits.c)
+target_link_libraries(relay_bits PRIVATE td_relay)
