@@ -4,7 +4,9 @@
 
     bench/plan_bars.py TANDEM OUT_DIR [--round N]...   measure (round N alone: in several calls)
     bench/plan_bars.py TANDEM OUT_DIR --report         predict what lies there
-    bench/plan_bars.py TANDEM OUT.json --calibrate     measure data/engine.json anew
+    bench/plan_bars.py TANDEM OUT.json --calibrate [--shape N]...
+                                                       measure data/engine.json anew (shape N alone:
+                                                       added to what is there)
 
 Each round is a probe and then a bench of three shapes that are not among those that
 data/engine.json was measured with. Every row of a round is predicted from that round's probe alone,
@@ -32,6 +34,8 @@ CALIBRATION = [
      "8,128,512", "16", "0,4096"),
     ("synth:gpt-oss-20b,layers=3,experts=64,top-k=8,ff=1024,vocab=8192", "4,32,256", "12",
      "0,2048"),
+    ("synth:gpt-oss-20b,layers=5,hidden=1024,heads=16,kv-heads=2,head-dim=128,experts=6,top-k=2,"
+     "vocab=8192", "24,384", "16", "0,2048"),
 ]
 # The row that the second prediction may know: writing, at depth 0, of the first shape.
 KNOWN = ("a", 0, 12, 0)
@@ -62,8 +66,21 @@ def measure(tandem, folder, number):
             json.dump(bench(tandem, *what), f)
 
 
-def calibrate(tandem, path):
-    rows = [{k: row[k] for k in FIELDS} for what in CALIBRATION for row in bench(tandem, *what)]
+def calibrate(tandem, path, shapes):
+    rows = []
+    if shapes and os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            rows = json.load(f)
+    for number in shapes or range(len(CALIBRATION)):
+        # The machine as the probe has it, not the bench's own quick look.
+        run(tandem, "probe", "-o", f"{path}.probe")
+        with open(f"{path}.probe", encoding="utf-8") as f:
+            machine = json.load(f)["all_threads"]
+        os.remove(f"{path}.probe")
+        for row in bench(tandem, *CALIBRATION[number]):
+            row["machine_int8_ops_per_s"] = machine["int8_ops_per_s"]
+            row["machine_read_bytes_per_s"] = machine["read_bytes_per_s"]
+            rows.append({k: row[k] for k in FIELDS})
     with open(path, "w", encoding="utf-8") as f:
         f.write("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
     print(f"{path}: {len(rows)} rows")
@@ -128,9 +145,10 @@ def main():
     parser.add_argument("--round", type=int, action="append")
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--calibrate", action="store_true")
+    parser.add_argument("--shape", type=int, action="append")
     args = parser.parse_args()
     if args.calibrate:
-        calibrate(args.tandem, args.out)
+        calibrate(args.tandem, args.out, args.shape)
     elif args.report:
         report(args.tandem, args.out)
     else:

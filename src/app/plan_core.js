@@ -87,7 +87,11 @@ const Plan = (() => {
   }
 
   // fit.c: how wide 90 % of new measurements lie around a test's time, as a factor.
-  function widthOf(c, m, test, noise) {
+  function classOf(test, largeChunk) {
+    if (!test.isPrefill) return test.batch > 1 ? 3 : 2;
+    return Math.min(test.chunk, test.n) < largeChunk ? 1 : 0;
+  }
+  function widthOf(c, m, test) {
     const STEP = 1e-4, slope = [];
     const at = (r, by) => {
       const log = m.rates.slice();
@@ -98,9 +102,9 @@ const Plan = (() => {
     let variance = 0;
     for (let r = 0; r < slope.length; r++)
       for (let q = 0; q < slope.length; q++) variance += slope[r] * m.covariance[r][q] * slope[q];
-    const kind = test.isPrefill ? 'prefill' : 'decode';
-    const sd = Math.sqrt(Math.max(variance, 0) + noise[kind] * noise[kind]);
-    return Math.exp(sd * noise['interval_' + kind]);
+    const noise = test.isPrefill ? m.noise.prefill : m.noise.decode;
+    const sd = Math.sqrt(Math.max(variance, 0) + noise * noise);
+    return Math.exp(sd * m.noise.interval[classOf(test, m.noise.large_chunk)]);
   }
 
   // plan.c
@@ -132,8 +136,8 @@ const Plan = (() => {
     return points;
   }
 
-  // One machine alone. m.k: factors(m.rates). noise null: without intervals.
-  function single(c, m, goal, noise) {
+  // One machine alone. m.k: factors(m.rates).
+  function single(c, m, goal, withIntervals) {
     const needed = neededBytes(c, goal);
     const out = { needed, fits: needed <= m.usable_bytes };
     const read = { isPrefill: true, n: goal.prompt, depth: goal.depth, batch: 1,
@@ -148,9 +152,9 @@ const Plan = (() => {
     out.first = goal.batch * out.prefill.whole;
     out.total = out.first + rest * out.decode.whole;
     out.joule = m.power_watt * out.total;
-    if (noise) {
-      const a = out.prefillWidth = widthOf(c, m, read, noise);
-      const b = out.decodeWidth = widthOf(c, m, write, noise);
+    if (withIntervals) {
+      const a = out.prefillWidth = widthOf(c, m, read);
+      const b = out.decodeWidth = widthOf(c, m, write);
       out.firstLow = out.first / a;
       out.firstHigh = out.first * a;
       out.totalLow = out.firstLow + rest * out.decode.whole / b;

@@ -38,6 +38,20 @@ static json_t *cost_json(const struct td_plan_cost *c)
     return out;
 }
 
+// By machine: a calibration of one's own has other intervals.
+static json_t *noise_json(const struct td_plan_belief *b)
+{
+    json_t *out = json_object();
+    td_json_f64(out, "prefill", b->noise_prefill);
+    td_json_f64(out, "decode", b->noise_decode);
+    json_t *intervals = json_array();
+    for (int c = 0; c < TD_PLAN_N_CLASSES; c++)
+        json_array_append_new(intervals, json_real(b->interval[c]));
+    json_object_set_new(out, "interval", intervals);
+    td_json_u64(out, "large_chunk", TD_PLAN_LARGE_CHUNK);
+    return out;
+}
+
 static json_t *machine_json(const struct td_plan_machine *m)
 {
     const struct td_plan_device *d = m->device;
@@ -62,18 +76,9 @@ static json_t *machine_json(const struct td_plan_machine *m)
             json_array_append_new(row, json_real(b->covariance[r][q]));
         json_array_append_new(covariance, row);
     }
+    json_object_set_new(out, "noise", noise_json(b));
     json_object_set_new(out, "rates", rates);
     json_object_set_new(out, "covariance", covariance);
-    return out;
-}
-
-static json_t *noise_json(const struct td_plan_belief *b)
-{
-    json_t *out = json_object();
-    td_json_f64(out, "prefill", b->noise_prefill);
-    td_json_f64(out, "decode", b->noise_decode);
-    td_json_f64(out, "interval_prefill", b->interval_prefill);
-    td_json_f64(out, "interval_decode", b->interval_decode);
     return out;
 }
 
@@ -100,7 +105,6 @@ static json_t *page_json(const struct td_plan_question *q)
     for (uint32_t i = 0; i < q->n_machines; i++)
         json_array_append_new(machines, machine_json(&q->machines[i]));
     json_object_set_new(out, "machines", machines);
-    json_object_set_new(out, "noise", noise_json(&q->machines[0].answer.belief));
     for (int r = 0; r < TD_PLAN_N_RATES; r++)
         json_array_append_new(names, json_string(td_plan_rate_name((enum td_plan_rate)r)));
     json_object_set_new(out, "rate_names", names);

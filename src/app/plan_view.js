@@ -4,7 +4,7 @@
 'use strict';
 
 const data = JSON.parse(document.getElementById('data').textContent);
-const cost = data.cost, noise = data.noise;
+const cost = data.cost;
 const machines = data.machines.map((m, i) => ({ ...m, k: Plan.factors(m.rates), i, shown: false }));
 const $ = (id) => document.getElementById(id);
 const MOST_SHOWN = 8;
@@ -106,7 +106,7 @@ function allPairs(goal, link) {
 }
 function compute() {
   const goal = goalNow(), link = valueOf('link');
-  for (const m of machines) m.answer = Plan.single(cost, m, goal, noise);
+  for (const m of machines) m.answer = Plan.single(cost, m, goal, true);
   const able = machines.filter((m) => m.answer.fits)
     .sort((a, b) => a.answer.total - b.answer.total);
   const pairs = allPairs(goal, link);
@@ -663,7 +663,7 @@ function about() {
     if (m.doubtful) $('doubts').append(make('dt', {}, m.name), make('dd', {}, m.doubtful));
 }
 about();
-for (const m of machines) m.answer = Plan.single(cost, m, goalNow(), null);
+for (const m of machines) m.answer = Plan.single(cost, m, goalNow(), false);
 machines.filter((m) => m.answer.fits).sort((a, b) => a.answer.total - b.answer.total)
   .sort((a, b) => b.is_measured - a.is_measured).slice(0, 6).forEach((m) => show(m, true));
 redraw();

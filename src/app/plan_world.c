@@ -65,7 +65,8 @@ static bool read_calibration(struct td_world *w)
         snprintf(w->calibrated, sizeof(w->calibrated), "%.10s", td_csv_text(csv, "date"));
         struct td_plan_sample *s = sample_of_line(w, line);
         is_good = is_good && s && td_csv_number(csv, "weight", 0, &s->weight, NULL) == TD_OK &&
-                  s->weight > 0;
+                  s->weight > 0 && td_csv_number(csv, "interval", 0, &s->interval, NULL) == TD_OK &&
+                  s->interval > 0;
         for (int r = 0; r < TD_PLAN_N_RATES && is_good; r++)
             is_good = td_csv_number(csv, td_plan_rate_name((enum td_plan_rate)r), 0,
                                     &s->rates.log[r], NULL) == TD_OK;

@@ -10,18 +10,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define N_STEPS 12
-#define STEP    1e-4 // of a logarithm, to differentiate
-#define FREEDOM 4.0
+#define N_STEPS        12
+#define STEP           1e-4 // of a logarithm, to differentiate
+#define FREEDOM        4.0
+#define USUAL_INTERVAL 1.645 // standard deviations that hold 90 % of a normal distribution
+#define LEAST_MODELS   10    // that can say better, left out in turn
 
 struct td_plan_fit {
     struct td_plan_prior prior;
     double variance[TD_PLAN_N_LEVELS][TD_PLAN_N_RATES]; // squares of the prior's spreads
     uint32_t n;
     struct td_plan_sample *samples;
-    double (*slope)[TD_PLAN_N_RATES];  // g
-    double *lower;                     // (n, n) Cholesky factor of K, row-major, lower part
-    double *alpha;                     // K^-1 y
+    double (*slope)[TD_PLAN_N_RATES]; // g
+    double *lower;                    // (n, n) Cholesky factor of K, row-major, lower part
+    double *alpha;                    // K^-1 y
+    double interval[TD_PLAN_N_CLASSES];
     double (*shares)[TD_PLAN_N_RATES]; // n: room of td_plan_fit_belief
 };
 
@@ -163,6 +166,139 @@ static double improve(struct td_plan_fit *fit, double most)
     return largest;
 }
 
+enum td_plan_class td_plan_class_of(const struct td_plan_test *test)
+{
+    if (!test->is_prefill) return test->batch > 1 ? TD_PLAN_CLASS_BATCHED : TD_PLAN_CLASS_DECODE;
+    return fmin(test->chunk_tokens, test->n_tokens) < TD_PLAN_LARGE_CHUNK ? TD_PLAN_CLASS_SMALL
+                                                                          : TD_PLAN_CLASS_PREFILL;
+}
+
+// Each member's residual in standard deviations when all members (m) of a group are left out, from
+// the fit of all: with P the group's block of K^-1, the left-out residuals are P^-1 alpha, and
+// their covariance P^-1. x (n, m) and p (m, m) are room. Rasmussen and Williams, Gaussian
+// Processes for Machine Learning, 5.4.2, for one left out; blocks alike.
+static void leave_group(double *z, const struct td_plan_fit *fit, const uint32_t *members,
+                        uint32_t m, double *x, double *p)
+{
+    const uint32_t n = fit->n;
+    for (uint32_t a = 0; a < m; a++) {
+        double *column = x + (size_t)a * n;
+        memset(column, 0, n * sizeof(*column));
+        column[members[a]] = 1;
+        solve_lower(fit->lower, n, column);
+    }
+    for (uint32_t a = 0; a < m; a++) {
+        for (uint32_t b = 0; b <= a; b++) {
+            double sum = 0;
+            for (uint32_t k = members[a]; k < n; k++)
+                sum += x[(size_t)a * n + k] * x[(size_t)b * n + k];
+            p[(size_t)a * m + b] = sum;
+        }
+    }
+    cholesky(p, m);
+    double *e = x; // the columns are not needed any more
+    for (uint32_t a = 0; a < m; a++) e[a] = fit->alpha[members[a]];
+    solve_lower(p, m, e);
+    solve_upper(p, m, e);
+    double *column = x + m;
+    for (uint32_t a = 0; a < m; a++) {
+        const struct td_plan_sample *s = &fit->samples[members[a]];
+        memset(column, 0, m * sizeof(*column));
+        column[a] = 1;
+        solve_lower(p, m, column);
+        double variance = 0;
+        for (uint32_t k = 0; k < m; k++) variance += column[k] * column[k];
+        // A new measurement has the usual noise, not that of one that is hardly believed.
+        const double noise = sample_noise(&fit->prior, s);
+        variance += noise * noise - noise * noise / s->weight;
+        z[members[a]] = fabs(e[a]) / sqrt(fmax(variance, noise * noise));
+    }
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+// How many models the samples of some classes are of.
+static uint32_t count_models(const struct td_plan_fit *fit, unsigned classes)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < fit->n; i++) {
+        bool is_new = classes >> td_plan_class_of(&fit->samples[i].test) & 1;
+        for (uint32_t j = 0; j < i && is_new; j++)
+            is_new = !(classes >> td_plan_class_of(&fit->samples[j].test) & 1) ||
+                     fit->samples[j].context.id[TD_PLAN_MODEL] !=
+                         fit->samples[i].context.id[TD_PLAN_MODEL];
+        n += is_new;
+    }
+    return n;
+}
+
+// The factor that holds nine tenths of the residuals of some classes, counted as if the next one
+// were among them (conformal prediction). Of few models: stays as it is.
+static double find_interval(const struct td_plan_fit *fit, const double *z, unsigned classes,
+                            double otherwise, double *sorted)
+{
+    uint32_t n = 0;
+    if (count_models(fit, classes) < LEAST_MODELS) return otherwise;
+    for (uint32_t i = 0; i < fit->n; i++)
+        if (classes >> td_plan_class_of(&fit->samples[i].test) & 1) sorted[n++] = z[i];
+    qsort(sorted, n, sizeof(*sorted), by_size);
+    return sorted[(uint32_t)fmin(ceil(0.9 * (n + 1)), n) - 1];
+}
+
+// A class of few models has the interval of its kind, reading or writing.
+static void find_intervals(struct td_plan_fit *fit, const double *z, double *sorted)
+{
+    for (unsigned c = 0; c < TD_PLAN_N_CLASSES; c++) {
+        const unsigned kind = c == TD_PLAN_CLASS_PREFILL || c == TD_PLAN_CLASS_SMALL
+                                  ? 1u << TD_PLAN_CLASS_PREFILL | 1u << TD_PLAN_CLASS_SMALL
+                                  : 1u << TD_PLAN_CLASS_DECODE | 1u << TD_PLAN_CLASS_BATCHED;
+        const double of_kind = find_interval(fit, z, kind, USUAL_INTERVAL, sorted);
+        fit->interval[c] = find_interval(fit, z, 1u << c, of_kind, sorted);
+    }
+    for (uint32_t i = 0; i < fit->n; i++)
+        fit->samples[i].interval = fit->interval[td_plan_class_of(&fit->samples[i].test)];
+}
+
+// How wide intervals must be, by leaving out every model in turn. Fails: TD_ENOMEM.
+static int calibrate_intervals(struct td_plan_fit *fit, struct td_error *err)
+{
+    const uint32_t n = fit->n;
+    double *z = malloc(n * sizeof(*z)), *x = malloc((size_t)n * n * sizeof(*x));
+    double *p = malloc((size_t)n * n * sizeof(*p));
+    uint32_t *members = malloc(n * sizeof(*members));
+    bool *is_done = calloc(n, sizeof(*is_done));
+    int code = TD_OK;
+    if (!z || !x || !p || !members || !is_done) {
+        code = td_fail(err, TD_ENOMEM, "no memory to calibrate with %u measurements", n);
+        goto end;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        if (is_done[i]) continue;
+        const uint32_t model = fit->samples[i].context.id[TD_PLAN_MODEL];
+        uint32_t m = 0;
+        for (uint32_t j = i; j < n; j++) {
+            if (fit->samples[j].context.id[TD_PLAN_MODEL] != model) continue;
+            is_done[j] = true;
+            members[m++] = j;
+        }
+        // One model alone leaves nothing to learn from.
+        if (m == n) goto end;
+        leave_group(z, fit, members, m, x, p);
+    }
+    find_intervals(fit, z, x);
+end:
+    free(z);
+    free(x);
+    free(p);
+    free(members);
+    free(is_done);
+    return code;
+}
+
 int td_plan_fit_open(struct td_plan_fit **out, const struct td_plan_prior *prior,
                      const struct td_plan_sample *samples, uint32_t n, bool is_fitted,
                      struct td_error *err)
@@ -189,8 +325,12 @@ int td_plan_fit_open(struct td_plan_fit **out, const struct td_plan_prior *prior
         return td_fail(err, TD_ENOMEM, "no memory to calibrate with %u measurements", n);
     }
     memcpy(fit->samples, samples, n * sizeof(*fit->samples));
+    for (int c = 0; c < TD_PLAN_N_CLASSES; c++) fit->interval[c] = USUAL_INTERVAL;
     if (is_fitted) {
         solve(fit);
+        for (uint32_t i = 0; i < n; i++)
+            if (samples[i].interval > 0)
+                fit->interval[td_plan_class_of(&samples[i].test)] = samples[i].interval;
     } else {
         for (uint32_t i = 0; i < n; i++) {
             memcpy(fit->samples[i].rates.log, prior->mean, sizeof(prior->mean));
@@ -202,6 +342,11 @@ int td_plan_fit_open(struct td_plan_fit **out, const struct td_plan_prior *prior
             solve(fit);
             change = improve(fit, most);
             if (step >= 3) most *= 0.6;
+        }
+        const int code = calibrate_intervals(fit, err);
+        if (code != TD_OK) {
+            td_plan_fit_close(fit);
+            return code;
         }
     }
     *out = fit;
@@ -229,9 +374,8 @@ void td_plan_fit_belief(struct td_plan_belief *out, const struct td_plan_fit *fi
 {
     double shared[TD_PLAN_N_RATES];
     *out = (struct td_plan_belief){.noise_prefill = fit->prior.noise_prefill,
-                                   .noise_decode = fit->prior.noise_decode,
-                                   .interval_prefill = fit->prior.interval_prefill,
-                                   .interval_decode = fit->prior.interval_decode};
+                                   .noise_decode = fit->prior.noise_decode};
+    memcpy(out->interval, fit->interval, sizeof(out->interval));
     rates_of(&out->rates, fit, context);
     // Covariance of the rates with each sample; L^-1 of it; and what the samples leave open.
     const uint32_t n = fit->n;
@@ -264,8 +408,7 @@ void td_plan_belief_answer(struct td_plan_answer *out, const struct td_plan_beli
             variance += slope[r] * belief->covariance[r][q] * slope[q];
     const double noise = test->is_prefill ? belief->noise_prefill : belief->noise_decode;
     out->log_sd = sqrt(fmax(variance, 0) + noise * noise);
-    const double wide =
-        out->log_sd * (test->is_prefill ? belief->interval_prefill : belief->interval_decode);
+    const double wide = out->log_sd * belief->interval[td_plan_class_of(test)];
     out->low = out->seconds * exp(-wide);
     out->high = out->seconds * exp(wide);
 }

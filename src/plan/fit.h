@@ -42,6 +42,17 @@ struct td_plan_names {
 };
 void td_plan_context_of(struct td_plan_context *out, const struct td_plan_names *names);
 
+// Tests that are about as hard to foresee.
+enum td_plan_class {
+    TD_PLAN_CLASS_PREFILL, // in chunks of TD_PLAN_LARGE_CHUNK rows or more
+    TD_PLAN_CLASS_SMALL,   // in smaller ones
+    TD_PLAN_CLASS_DECODE,  // one answer
+    TD_PLAN_CLASS_BATCHED, // several
+    TD_PLAN_N_CLASSES
+};
+#define TD_PLAN_LARGE_CHUNK 256
+enum td_plan_class td_plan_class_of(const struct td_plan_test *test);
+
 struct td_plan_sample {
     struct td_plan_cost cost;
     struct td_plan_device device;
@@ -51,7 +62,8 @@ struct td_plan_sample {
     double noise;   // of its logarithm; 0: as measurements usually have
     // Of the calibration: filled by a fit, or read from data/calibration.csv.
     struct td_plan_rates rates;
-    double weight; // of 1: how far the fit believes it
+    double weight;   // of 1: how far the fit believes it
+    double interval; // of its class: see td_plan_belief
 };
 
 struct td_plan_answer {
@@ -67,9 +79,6 @@ struct td_plan_prior {
     double mean[TD_PLAN_N_RATES];                     // logarithms
     double spread[TD_PLAN_N_RATES][TD_PLAN_N_LEVELS]; // standard deviations
     double noise_prefill, noise_decode;               // of the logarithm of a measured speed
-    // Standard deviations on either side that hold 90 % of what is left out in a validation; less
-    // than 1.645, as tails are long.
-    double interval_prefill, interval_decode;
 };
 extern const struct td_plan_prior td_plan_prior;
 
@@ -93,7 +102,9 @@ struct td_plan_belief {
     struct td_plan_rates rates;                          // most likely
     double covariance[TD_PLAN_N_RATES][TD_PLAN_N_RATES]; // of their logarithms
     double noise_prefill, noise_decode;                  // as in td_plan_prior
-    double interval_prefill, interval_decode;
+    // Standard deviations on either side that hold 90 % of the samples of a class when each model
+    // in turn is left out of this very fit; with few samples those of a normal distribution.
+    double interval[TD_PLAN_N_CLASSES];
 };
 void td_plan_fit_belief(struct td_plan_belief *out, const struct td_plan_fit *fit,
                         const struct td_plan_context *context);

@@ -40,8 +40,6 @@ const struct td_plan_prior td_plan_prior = {
     },
     .noise_prefill = 0.068,
     .noise_decode = 0.030,
-    .interval_prefill = 1.65,
-    .interval_decode = 1.3,
 };
 // clang-format on
 

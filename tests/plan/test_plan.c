@@ -40,15 +40,20 @@ static struct td_plan_rates shifted(void)
     return r;
 }
 
-// One measurement in four, so that the fits take little time.
-static void thin(struct tables *t)
+// One measurement in `every`, so that the fits take little time.
+static void thin_to(struct tables *t, uint32_t every)
 {
     uint32_t n = 0, n_seen = 0;
     for (uint32_t i = 0; i < t->n_measurements; i++) {
         const bool is_used = t->measurements[i].use == 1 || t->measurements[i].use == 2;
-        if (is_used && n_seen++ % 4 == 0) t->measurements[n++] = t->measurements[i];
+        if (is_used && n_seen++ % every == 0) t->measurements[n++] = t->measurements[i];
     }
     t->n_measurements = n;
+}
+
+static void thin(struct tables *t)
+{
+    thin_to(t, 4);
 }
 
 static void test_knows_the_truth(void **state)
@@ -130,6 +135,8 @@ static void test_leaves_out(void **state)
     for (uint32_t i = 0; i < n; i++) {
         if (strcmp(a[i].measurement->model, "gpt-oss-120b") != 0) continue;
         assert_true(a[i].tokens_per_s == b[i].tokens_per_s);
+        // Nor its interval: how wide it is comes from the others, too.
+        assert_true(a[i].low == b[i].low && a[i].high == b[i].high);
         assert_true(a[i].low < a[i].tokens_per_s && a[i].tokens_per_s < a[i].high);
         n_same++;
     }
@@ -226,6 +233,68 @@ static void test_machines_and_pairs(void **state)
     free(t);
 }
 
+// Left-out models lie inside their intervals about as often as they should, though nothing of them
+// was known; of half the table, as the whole (`tandem plan --validate`) takes long.
+static void test_coverage(void **state)
+{
+    (void)state;
+    struct tables *t = read_tables();
+    thin_to(t, 2);
+    static struct td_plan_checked checked[TD_PLAN_MAX_MEASUREMENTS];
+    const struct td_plan_tables tables = {t->devices, t->n_devices, t->models, t->n_models};
+    uint32_t n;
+    struct td_plan_summary s;
+    assert_int_equal(td_plan_validate(checked, &n, &td_plan_prior, t->measurements,
+                                      t->n_measurements, &tables, &err),
+                     TD_OK);
+    for (int i = TD_PLAN_DECODE; i <= TD_PLAN_EVERYTHING; i++) {
+        assert_int_equal(
+            td_plan_summarize(&s, checked, n, (enum td_plan_subset)i, NULL, NULL, &err), TD_OK);
+        print_message("subset %d: %u rows, %.3f covered\n", i, s.n, s.covered);
+        if (i == TD_PLAN_EVERYTHING) assert_true(s.covered > 0.78 && s.covered < 0.97);
+    }
+    free(t);
+}
+
+// What a fit believes of a machine gives the same answer as the fit; measuring a machine makes it
+// surer, and classes of tests are told apart.
+static void test_belief(void **state)
+{
+    (void)state;
+    struct tables *t = read_tables();
+    thin(t);
+    struct td_plan_fit *fit = fit_of(t, true);
+    const struct td_plan_device *spark =
+        td_plan_device_named(t->devices, t->n_devices, "DGX Spark (GB10)");
+    struct td_plan_cost cost;
+    assert_int_equal(td_plan_cost_of(&cost,
+                                     td_plan_model_named(t->models, t->n_models, "gpt-oss-120b"),
+                                     "MXFP4", 0, &err),
+                     TD_OK);
+    struct td_plan_context known, unknown;
+    context_of(&known, spark->name, "llama.cpp CUDA");
+    context_of(&unknown, "no such machine", "");
+    const struct td_plan_test tests[] = {{true, 2048, 0, 1, 2048},
+                                         {true, 2048, 0, 1, 64},
+                                         {false, 64, 0, 1, 1},
+                                         {false, 64, 0, 8, 1}};
+    struct td_plan_belief belief;
+    struct td_plan_answer a, b, c;
+    td_plan_fit_belief(&belief, fit, &known);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(td_plan_class_of(&tests[i]), i);
+        td_plan_belief_answer(&a, &belief, &cost, spark, &tests[i]);
+        td_plan_fit_answer(&b, fit, &cost, spark, &known, &tests[i]);
+        assert_true(a.seconds == b.seconds && a.low == b.low && a.high == b.high);
+        td_plan_fit_answer(&c, fit, &cost, spark, &unknown, &tests[i]);
+        if (i == TD_PLAN_CLASS_PREFILL) assert_true(c.log_sd > a.log_sd);
+        near(log(a.high / a.seconds), belief.interval[i] * a.log_sd, 1e-9);
+        assert_true(belief.interval[i] > 0.5 && belief.interval[i] < 5);
+    }
+    td_plan_fit_close(fit);
+    free(t);
+}
+
 static void test_wrong_fits(void **state)
 {
     (void)state;
@@ -256,6 +325,8 @@ int main(void)
         cmocka_unit_test(test_knows_the_truth),
         cmocka_unit_test(test_leaves_out),
         cmocka_unit_test(test_machines_and_pairs),
+        cmocka_unit_test(test_coverage),
+        cmocka_unit_test(test_belief),
         cmocka_unit_test(test_wrong_fits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -58,7 +58,7 @@ static void test_fitting(void **state)
         n_until_failure = 0;
         assert_true(code == TD_OK || (code == TD_ENOMEM && !fit));
         td_plan_fit_close(fit);
-        assert_true(k < 10);
+        assert_true(k < 20);
     }
     free(t);
 }
