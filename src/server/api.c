@@ -128,14 +128,22 @@ void td_api_end(struct td_api_reply *r)
 
 // ---- Jobs ----
 
-static void fault_of_submit(struct td_ask *a, const struct td_error *err, uint32_t retry_s)
+// Of answer i (0 ..), which the scheduler does not take.
+static void fault_of_submit(struct td_ask *a, const struct td_error *err, uint32_t retry_s,
+                            uint32_t i)
 {
     struct td_reader *rd = &a->rd;
     switch (err->code) {
     case TD_EFULL:
-        td_fault_set(rd, 503, "queue_full", NULL, NULL,
-                     "Too many answers are being written and waited for; try again in %u s.",
-                     retry_s);
+        if (i > 0)
+            td_fault_set(rd, 503, "queue_full", NULL, NULL,
+                         "Only %u of the %u answers find a place now; try again in %u s, or ask "
+                         "for fewer.",
+                         i, a->n * a->n_prompts, retry_s);
+        else
+            td_fault_set(rd, 503, "queue_full", NULL, NULL,
+                         "Too many answers are being written and waited for; try again in %u s.",
+                         retry_s);
         break;
     case TD_ECANCEL:
         td_fault_set(rd, 503, "shutting_down", NULL, NULL, "The server is shutting down.");
@@ -190,7 +198,7 @@ static bool start_job(struct td_api_reply *r, const struct td_api_request *req, 
     } else if (code == TD_EARG) {
         td_fault_set(&a->rd, 400, NULL, NULL, NULL, "%s", err.msg);
     }
-    if (code) fault_of_submit(a, &err, retry_s);
+    if (code) fault_of_submit(a, &err, retry_s, i);
     return code == TD_OK;
 }
 

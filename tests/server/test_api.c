@@ -359,6 +359,10 @@ static void queue(void **state)
     assert_int_equal(head.status, 503);
     assert_int_equal(head.retry_after_s, 7);
     assert_int_equal(asked.n_cancelled, 2);
+    const char *bytes = NULL;
+    size_t n = 0;
+    assert_int_equal(td_api_read(r, &bytes, &n), TD_API_PIECE);
+    assert_non_null(strstr(bytes, "Only 2 of the 5 answers find a place now"));
     td_api_end(r);
     assert_int_equal(asked.n_open, 0);
     script.submit_code = TD_ECANCEL;
