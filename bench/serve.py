@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Measures `tandem serve` as its clients see it.
+
+    bench/serve.py throughput TANDEM MODEL [--parallel 1,8] [--gen 64] [--repeat 3] [-- SERVE OPTIONS]
+    bench/serve.py turns TANDEM MODEL [--prompt 4000] [-- SERVE OPTIONS]
+
+throughput: tokens per second of so many answers at once, from the first token of the last to begin
+until the first is done. turns: time to the first token of a conversation's second turn against its
+first: at once, after others used the slots, and after a restart with --kv-disk. The first turn's
+answer is 300 tokens that the client does not send back and 50 that it does, then 50 more are asked.
+Only the standard library.
+"""
+import argparse
+import http.client
+import json
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+
+class Server:
+    def __init__(self, tandem, model, options):
+        self.process = subprocess.Popen([tandem, "serve", "-m", model, "--port", "0", "--log-format", "none", *options],
+                                        stderr=subprocess.PIPE, text=True)
+        self.port = None
+        for line in self.process.stderr:
+            if "serving at http" in line:
+                self.port = int(line.split("http://")[1].split("/")[0].rsplit(":", 1)[1])
+                break
+        if not self.port:
+            sys.exit(f"serve: {tandem} did not start")
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+
+    def ask(self, path, body, seen=lambda moment: None):
+        """Streams an answer; seen is told the time of each piece. Returns the last object with timings."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        connection.request("POST", path, json.dumps({**body, "stream": True}), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        if answer.status != 200:
+            sys.exit(f"serve: {answer.status}: {answer.read().decode()}")
+        last = None
+        for line in answer:
+            if not line.startswith(b"data: {"):
+                continue
+            piece = json.loads(line[6:])
+            if "error" in piece:
+                sys.exit(f"serve: {piece['error']['message']}")
+            if any(c.get("text") or c.get("delta") for c in piece.get("choices", [])):
+                seen(time.monotonic())
+            if "timings" in piece:
+                last = piece
+        connection.close()
+        return last
+
+
+def words(n, seed):
+    """A text of about n tokens."""
+    dice = random.Random(seed)
+    return " ".join(dice.choice(["the", "red", "fox", "ran", "over", "a", "hill", "and", "saw", "some", "old", "trees"])
+                    for _ in range(n))
+
+
+def together(server, n, gen, seed):
+    """Tokens per second of n answers, while all of them are being written."""
+    timings = [None] * n
+    moments = [[] for _ in range(n)]
+
+    def one(i):
+        timings[i] = server.ask("/v1/completions", {"prompt": words(16, f"{seed}/{i}"), "max_tokens": gen,
+                                                    "ignore_eos": True, "temperature": 0}, moments[i].append)["timings"]
+
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(n)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    begin, end = max(m[0] for m in moments), min(m[-1] for m in moments)
+    # Pieces may hold more than one token: each answer's own rate, over the time all of them share.
+    done = sum((t["predicted_n"] - 1) * (end - begin) / (m[-1] - m[0]) for t, m in zip(timings, moments))
+    return done / (end - begin)
+
+
+def throughput(a):
+    server = Server(a.tandem, a.model, ["--slots", str(max(a.parallel)), "--ctx", "1024", *a.options])
+    together(server, 1, 8, "warm")
+    for n in a.parallel:
+        rates = [together(server, n, a.gen, f"{n}/{r}") for r in range(a.repeat)]
+        print(f"{n} at once: {statistics.median(rates):.2f} tok/s ({min(rates):.2f} to {max(rates):.2f}), {a.gen} tokens each", flush=True)
+    server.stop()
+
+
+def turns(a):
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--slots", "2", "--ctx", str(2 * a.prompt + 2048), "--kv-disk", folder + "/kv", *a.options]
+        server = Server(a.tandem, a.model, options)
+        chat = lambda messages, n: server.ask("/v1/chat/completions", {
+            "messages": messages, "max_completion_tokens": n, "ignore_eos": True, "temperature": 0})["timings"]
+        chat([{"role": "user", "content": "warm"}], 4)
+
+        def story(seed):
+            return [{"role": "user", "content": words(a.prompt, seed)}]
+
+        def next_turn(messages, seed):
+            return messages + [{"role": "assistant", "content": words(25, seed + "/answer")},
+                               {"role": "user", "content": words(25, seed + "/more")}]
+
+        def tell(what, first, second):
+            print(f"{what}: first turn {first['ttft_ms'] / 1000:.2f} s for {first['prompt_n']} tokens, second "
+                  f"{second['ttft_ms'] / 1000:.3f} s for {second['prompt_n']} of {second['prompt_n'] + second['cache_n']}: "
+                  f"{100 * second['ttft_ms'] / first['ttft_ms']:.1f} %", flush=True)
+
+        first = chat(story("a"), 350)
+        tell("at once", first, chat(next_turn(story("a"), "a"), 8))
+        first = chat(story("b"), 350)
+        for other in "cd":
+            chat(story(other), 8)
+        tell("after others", first, chat(next_turn(story("b"), "b"), 8))
+        first = chat(story("e"), 350)
+        server.stop()
+        server = Server(a.tandem, a.model, options)
+        chat([{"role": "user", "content": "warm"}], 4)
+        tell("after a restart", first, chat(next_turn(story("e"), "e"), 8))
+        server.stop()
+
+
+def main():
+    argv = sys.argv[1:]
+    options = argv[argv.index("--") + 1:] if "--" in argv else []
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("what", choices=["throughput", "turns"])
+    ap.add_argument("tandem")
+    ap.add_argument("model")
+    ap.add_argument("--parallel", type=lambda s: [int(n) for n in s.split(",")], default=[1, 8])
+    ap.add_argument("--gen", type=int, default=64)
+    ap.add_argument("--repeat", type=int, default=3)
+    ap.add_argument("--prompt", type=int, default=4000)
+    a = ap.parse_args(argv[:argv.index("--")] if "--" in argv else argv)
+    a.options = options
+    {"throughput": throughput, "turns": turns}[a.what](a)
+
+
+if __name__ == "__main__":
+    main()
