@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The tables of data/ and the planner's page, built into the program (tools/embed.cmake). Each ends with a zero that is
-// not counted.
+// The tables of data/ and the planner's page, built into the program (tools/embed.cmake). Each ends
+// with a zero that is not counted.
 #ifndef TD_APP_DATA_H
 #define TD_APP_DATA_H
 
