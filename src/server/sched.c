@@ -119,13 +119,14 @@ static void *work(void *ctx)
         take_inbox(s);
         end_cancelled(s);
         td_sched_admit(s);
+        const bool is_loading = td_sched_load_all(s);
         const bool wants_step = td_sched_poll(s);
         if (wants_step || td_sched_can_step(s)) {
             s->is_resting = false;
             td_sched_step(s);
             goes_on = !is_closing(s);
         } else {
-            goes_on = rest(s);
+            goes_on = is_loading ? !is_closing(s) : rest(s);
         }
     }
     take_inbox(s);
@@ -236,10 +237,11 @@ static int put(struct td_sched *s, struct td_work *w, uint32_t *retry_s_out, str
         s->stats.n_refused++;
         const uint32_t retry_s = td_sched_retry_s(s->n_queued, s->cfg.n_slots, s->service_seconds);
         if (retry_s_out) *retry_s_out = retry_s;
-        code = td_fail(err, TD_EFULL,
-                       "%u answers are being written and %u requests are waiting: try again in %u "
-                       "seconds",
-                       s->n_running, s->n_queued, retry_s);
+        code = TD_EFULL;
+        (void)td_fail(err, code,
+                      "%u answers are being written and %u requests are waiting: try again in %u "
+                      "seconds",
+                      s->n_running, s->n_queued, retry_s);
     } else {
         if (s->inbox)
             s->inbox_last->next = w;

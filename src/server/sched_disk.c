@@ -4,21 +4,44 @@
 
 // Less is computed again as quickly as a file is read.
 #define MIN_SAVED 64u
+// Between two steps: with answers beside it a pause of some 10 ms, whatever the disk; alone more at
+// a time, so that a cancel is still seen soon.
+#define PIECE_BYTES       (16u << 20)
+#define PIECE_BYTES_ALONE (128u << 20)
 
-// Running streams wait meanwhile. A file is read at hundreds of times the speed at which a prompt
-// is, so that this is one pause instead of many.
-void td_sched_load(struct td_sched *s, struct td_work *w)
+bool td_sched_load(struct td_sched *s, struct td_work *w)
 {
-    if (!s->cfg.disk) return;
-    const uint32_t n_here = td_engine_prefix(s->cfg.engine, w->tokens, w->n);
+    if (!s->cfg.disk) return false;
+    w->n_here = td_engine_prefix(s->cfg.engine, w->tokens, w->n);
     const uint32_t n_there = td_kvdisk_find(s->cfg.disk, w->tokens, w->n);
-    if (n_there < n_here + MIN_SAVED) return;
-    uint32_t n = 0;
+    if (n_there < w->n_here + MIN_SAVED) return false;
     struct td_error ignored; // it is computed instead
-    (void)!td_kvdisk_load(s->cfg.disk, w->slot->session, w->tokens, w->n, &n, &ignored);
-    if (n <= n_here) return;
+    const int code =
+        td_kvdisk_begin(&w->load, s->cfg.disk, w->slot->session, w->tokens, w->n, &ignored);
+    if (code != TD_OK || !w->load) return false;
+    w->state = TD_WORK_LOADING;
+    return true;
+}
+
+bool td_sched_load_more(struct td_sched *s, struct td_work *w)
+{
+    struct td_error ignored; // what came whole counts
+    bool is_done = false;
+    const uint64_t n_bytes = s->n_at_work > 1 ? PIECE_BYTES : PIECE_BYTES_ALONE;
+    if (td_kvdisk_more(w->load, n_bytes, &is_done, &ignored) == TD_OK && !is_done) return false;
+    td_sched_loaded(s, w);
+    return true;
+}
+
+void td_sched_loaded(struct td_sched *s, struct td_work *w)
+{
+    if (!w->load) return;
+    uint32_t n = 0;
+    td_kvdisk_end(w->load, &n);
+    w->load = NULL;
+    if (n <= w->n_here) return;
     pthread_mutex_lock(&s->mutex);
-    s->stats.n_reused_disk += n - n_here;
+    s->stats.n_reused_disk += n - w->n_here;
     pthread_mutex_unlock(&s->mutex);
 }
 

@@ -14,6 +14,7 @@
 
 enum td_work_state {
     TD_WORK_WAITING,  // in the queue
+    TD_WORK_LOADING,  // its prompt's beginning is read from disk
     TD_WORK_FETCHING, // a peer reads its prompt
     TD_WORK_READING,  // its prompt is being computed
     TD_WORK_WRITING,
@@ -36,10 +37,12 @@ struct td_work {
     struct td_job_stats stats;
     struct td_remote_try *fetch; // NULL: computed here
     struct td_remote_ask ask;
-    uint32_t n_told;     // progress, as told last
-    uint32_t n_known;    // of the prompt: in the KV when computing began
-    double step_seconds; // of the steps that read it
-    bool was_beside;     // others were in its steps
+    struct td_kvdisk_load *load; // NULL: nothing is read from disk
+    uint32_t n_here;             // of the prompt: in memory before that
+    uint32_t n_told;             // progress, as told last
+    uint32_t n_known;            // of the prompt: in the KV when computing began
+    double step_seconds;         // of the steps that read it
+    bool was_beside;             // others were in its steps
 };
 
 // A place at work: a session, empty between two works.
@@ -102,6 +105,11 @@ uint32_t td_sched_retry_s(uint32_t n_ahead, uint32_t n_slots, double service_sec
 void td_sched_admit(struct td_sched *s);
 // Sets the memory that it may take from now on.
 void td_sched_estimate(struct td_sched *s, struct td_work *w);
+// Reads a piece for each work that reads from disk; who has all goes on. Whether any goes on
+// reading from disk.
+bool td_sched_load_all(struct td_sched *s);
+// Somebody else writes its KV: the engine's steps leave it alone.
+bool td_sched_is_away(const struct td_work *w);
 // The slot is free; what was computed is kept for a later request that begins alike.
 void td_sched_release(struct td_sched *s, struct td_work *w);
 // Memory has run out in a step: the youngest work waits again, what it has computed may go. False
@@ -122,8 +130,13 @@ void td_sched_fetched(struct td_sched *s, struct td_work *w);
 void td_sched_saw_speed(struct td_sched *s, const struct td_work *w, bool is_over);
 
 // sched_disk.c
-// Reads the prompt's beginning into the slot's session, if that saves something.
-void td_sched_load(struct td_sched *s, struct td_work *w);
+// Begins to read the prompt's beginning into the slot's session, if that saves something; false
+// when it does not.
+bool td_sched_load(struct td_sched *s, struct td_work *w);
+// Reads a piece; true when it was the last.
+bool td_sched_load_more(struct td_sched *s, struct td_work *w);
+// It is read, or given up.
+void td_sched_loaded(struct td_sched *s, struct td_work *w);
 // Writes the next kept conversation; false when there is none left.
 bool td_sched_save_one(struct td_sched *s);
 

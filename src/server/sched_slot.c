@@ -25,8 +25,7 @@ static bool is_being_read(const struct td_sched *s, const struct td_work *w)
 {
     for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
         const struct td_work *other = s->slots[i].work;
-        if (!other || (other->state != TD_WORK_READING && other->state != TD_WORK_FETCHING))
-            continue;
+        if (!other || other->state == TD_WORK_WRITING) continue;
         const uint32_t n_shared = n_same(w, other);
         if (n_shared >= MIN_SHARED && n_shared > td_session_computed(s->slots[i].session))
             return true;
@@ -75,17 +74,13 @@ static int open_answer(struct td_sched *s, struct td_work *w, struct td_error *e
     return code;
 }
 
-static int start(struct td_sched *s, struct td_work *w, struct td_error *err)
+// What is in memory stays, the rest is read: there or here.
+static int begin_prompt(struct td_sched *s, struct td_work *w, struct td_error *err)
 {
-    struct td_slot *slot = w->slot;
-    int code = TD_OK;
-    if (!slot->session) code = td_session_open(&slot->session, s->cfg.engine, s->cfg.n_ctx, err);
-    if (code == TD_OK) code = open_answer(s, w, err);
-    if (code != TD_OK) return code;
-    td_sched_load(s, w);
     if (s->cfg.remote && w->n_written == 0) return td_sched_fetch(s, w, err);
-    code = td_session_want(slot->session, w->tokens, w->n, w->job->spec.marks, w->job->spec.n_marks,
-                           err);
+    struct td_slot *slot = w->slot;
+    const int code = td_session_want(slot->session, w->tokens, w->n, w->job->spec.marks,
+                                     w->job->spec.n_marks, err);
     if (code != TD_OK) return code;
     w->state = TD_WORK_READING;
     w->n_known = td_session_reused(slot->session);
@@ -94,6 +89,38 @@ static int start(struct td_sched *s, struct td_work *w, struct td_error *err)
         td_job_add_progress(w->job, w->n_known, w->n_prompt, false);
     }
     return TD_OK;
+}
+
+static int start(struct td_sched *s, struct td_work *w, struct td_error *err)
+{
+    struct td_slot *slot = w->slot;
+    int code = TD_OK;
+    if (!slot->session) code = td_session_open(&slot->session, s->cfg.engine, s->cfg.n_ctx, err);
+    if (code == TD_OK) code = open_answer(s, w, err);
+    if (code != TD_OK || td_sched_load(s, w)) return code;
+    return begin_prompt(s, w, err);
+}
+
+bool td_sched_load_all(struct td_sched *s)
+{
+    bool goes_on = false;
+    for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
+        struct td_work *w = s->slots[i].work;
+        if (!w || w->state != TD_WORK_LOADING) continue;
+        struct td_error err;
+        if (!td_sched_load_more(s, w))
+            goes_on = true;
+        else if (begin_prompt(s, w, &err) != TD_OK)
+            td_sched_end(s, w, TD_JOB_STOPPED, &err);
+        else
+            td_job_tell(w->job);
+    }
+    return goes_on;
+}
+
+bool td_sched_is_away(const struct td_work *w)
+{
+    return w->state == TD_WORK_LOADING || w->state == TD_WORK_FETCHING;
 }
 
 void td_sched_admit(struct td_sched *s)
@@ -133,6 +160,7 @@ void td_sched_release(struct td_sched *s, struct td_work *w)
 
 void td_sched_requeue(struct td_sched *s, struct td_work *w)
 {
+    td_sched_loaded(s, w);
     td_sched_fetched(s, w);
     td_sched_release(s, w);
     td_sched_enqueue(s, w);

@@ -48,6 +48,7 @@ void td_sched_end(struct td_sched *s, struct td_work *w, enum td_job_end end,
     const bool is_at_work = w->slot != NULL;
     struct td_job *job = w->job;
     td_job_interrupt(job, NULL);
+    td_sched_loaded(s, w);
     td_sched_fetched(s, w);
     finish_stats(s, w, failure != NULL, end == TD_JOB_CANCELLED && !failure);
     td_sched_saw_speed(s, w, true);
@@ -148,7 +149,7 @@ static void on_failure(struct td_sched *s, int code, const struct td_error *err)
     if (code == TD_ENOMEM && td_sched_make_room(s)) return;
     for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
         struct td_work *w = s->slots[i].work;
-        if (w && w->state != TD_WORK_FETCHING) td_sched_end(s, w, TD_JOB_STOPPED, err);
+        if (w && !td_sched_is_away(w)) td_sched_end(s, w, TD_JOB_STOPPED, err);
     }
 }
 
@@ -161,7 +162,7 @@ static void after_step(struct td_sched *s)
             td_sched_end(s, w, TD_JOB_CANCELLED, NULL);
             continue;
         }
-        if (w->state == TD_WORK_FETCHING) continue;
+        if (td_sched_is_away(w)) continue;
         struct td_session *session = s->slots[i].session;
         if (td_session_state(session) == TD_SESSION_READY)
             write_token(s, w);
@@ -181,7 +182,7 @@ static uint32_t count_stepping(struct td_sched *s, uint32_t *n_single_out,
     *n_single_out = 0;
     for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
         struct td_slot *slot = &s->slots[i];
-        if (!slot->work || slot->work->state == TD_WORK_FETCHING) continue;
+        if (!slot->work || td_sched_is_away(slot->work)) continue;
         *n_single_out += slot->work->state == TD_WORK_WRITING;
         *only_out = n++ == 0 ? slot : NULL;
     }
@@ -192,7 +193,7 @@ static void count_for_each(struct td_sched *s, bool is_alone, double seconds)
 {
     for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
         struct td_work *w = s->slots[i].work;
-        if (!w || w->state == TD_WORK_FETCHING) continue;
+        if (!w || td_sched_is_away(w)) continue;
         w->was_beside |= !is_alone;
         if (w->state == TD_WORK_READING) w->step_seconds += seconds;
     }
