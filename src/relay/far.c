@@ -354,7 +354,7 @@ int td_far_open(struct td_far **out, const struct td_far_config *cfg, struct td_
     *out = NULL;
     struct td_far *far;
     int code = td_far_new(&far, cfg, err);
-    if (code) return code;
+    if (code || !far) return code;
     code = td_far_connect(far, err);
     if (code)
         td_far_close(far);

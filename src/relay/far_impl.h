@@ -28,33 +28,32 @@ struct td_said {
 // engine's thread.
 struct td_conn {
     struct td_far *far;
-    struct td_link *link[2];      // by enum td_wire_channel; while it opens, set under far->mutex
-    _Atomic bool is_connect_over; // connecting shall end
+    struct td_link *link[2]; // by enum td_wire_channel; while it opens, set under far->mutex
     struct td_frames control, data;
     struct td_peer theirs;
     struct td_wire_welcome welcome;
-    bool weights_differ;
     double connect_seconds; // TCP, TLS, greeting, JOIN
-    uint32_t ping_ms;
-    pthread_t threads[2];
-    uint32_t n_threads; // started
-    pthread_t writer;
-    bool has_writer;
+    pthread_t threads[2], writer;
     pthread_cond_t to_say; // with far->mutex
+    uint32_t n_threads;    // started
+    uint32_t ping_ms;
+    _Atomic bool is_connect_over; // connecting shall end
+    bool weights_differ;
 
     // Guarded by far->mutex.
-    bool is_stopped;    // it shall not come up: links are cancelled, those to come too
+    bool is_stopped; // it shall not come up: links are cancelled, those to come too
+    bool has_writer;
+    bool is_writing;    // the writer has a frame in hand
+    bool is_said_out;   // it ends when nothing waits any more
+    bool is_taking;     // the data thread is in a frame
+    bool is_refused;    // the peer, or this end, wants no other connection
     uint32_t n_running; // threads
     uint32_t n_users;   // other threads that say something
-    struct td_said *said_first, **said_end;
-    bool is_writing;  // the writer has a frame in hand
-    bool is_said_out; // it ends when nothing waits any more
-    int code;         // not TD_OK: it is down
+    int code;           // not TD_OK: it is down
     struct td_error err;
-    bool is_refused;        // the peer, or this end, wants no other connection
+    struct td_said *said_first, **said_end;
     uint64_t heard_ns;      // anything, on either connection
     uint64_t data_heard_ns; // on data
-    bool is_taking;         // the data thread is in a frame
 
     // Control thread, and before it starts the engine's.
     uint64_t ping_sent_ns, ping_open_ns; // the second: not answered yet; 0: none

@@ -135,12 +135,11 @@ struct td_host {
     pthread_mutex_t mutex;  // guards all below and what hangs from it
     pthread_cond_t changed; // any of it
     bool is_stopping;
-    int accept_code; // why no more connections are taken, when nobody asked for that
+    bool is_told_over; // no more events come
+    int accept_code;   // why no more connections are taken, when nobody asked for that
     struct td_error accept_err;
     struct td_host_told *told_events; // ring (TD_HOST_MAX_TOLD)
     uint32_t first_told, n_told;
-    uint64_t n_untold; // events for which there was no room
-    bool is_told_over; // no more come
     struct td_host_conn *conns;
     uint32_t n_conns;
     struct td_host_peer *peers;

@@ -344,13 +344,13 @@ static void trouble_of_its_own_is_told(void **state)
 
 static _Atomic bool g_is_shut;
 static _Atomic bool g_has_slow;
-static pthread_t g_slow; // whose reads of KV wait while it is shut: the first that comes then
+static _Thread_local bool is_slow; // whose reads of KV wait while it is shut: the first that comes
 
 static int slow_read(const struct td_kv_pin *pin, void *out, size_t size_bytes,
                      struct td_error *err_out)
 {
-    if (g_is_shut && !atomic_exchange(&g_has_slow, true)) g_slow = pthread_self();
-    while (g_is_shut && pthread_equal(g_slow, pthread_self())) nap_ms(1);
+    if (g_is_shut && !atomic_exchange(&g_has_slow, true)) is_slow = true;
+    while (g_is_shut && is_slow) nap_ms(1);
     return td_backend_cpu()->kv_read(pin, out, size_bytes, err_out);
 }
 
