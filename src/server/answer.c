@@ -106,7 +106,8 @@ static uint32_t take_origins(struct td_answer *a, size_t n)
         if (o->n_bytes > 0) break;
     }
     a->n_origins -= n_over;
-    memmove(a->origins, a->origins + n_over, a->n_origins * sizeof(*a->origins));
+    if (a->n_origins > 0)
+        memmove(a->origins, a->origins + n_over, a->n_origins * sizeof(*a->origins));
     return n_given;
 }
 

@@ -24,6 +24,8 @@ export async function startServer(...options) {
     child.on("exit", (code) => reject(new Error(`tandem serve ended with ${code}: ${said}`)));
     child.on("error", reject);
   });
+  // Silent from here on, unless it dies: then its last words, such as a sanitizer's, are shown.
+  child.on("exit", (code) => code && console.error(said));
   return {
     url,
     /** Ends it as an operator would, and gives its exit status. */
