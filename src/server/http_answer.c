@@ -72,10 +72,26 @@ enum MHD_Result http_answer(struct td_http_request *r, unsigned status, const ch
     return http_send(r, status, response);
 }
 
+// As Ollama's clients read it. The message may hold what a client sent.
+static size_t short_error(char *buf, size_t buf_bytes, const char *message)
+{
+    char text[256];
+    size_t n = 0;
+    for (; *message && n + 1 < sizeof(text); message++)
+        text[n++] = (char)(*message >= ' ' && *message < 0x7f && *message != '"' && *message != '\\'
+                               ? *message
+                               : '?');
+    text[n] = '\0';
+    const int size = snprintf(buf, buf_bytes, "{\"error\":\"%s\"}", text);
+    return size > 0 && (size_t)size < buf_bytes ? (size_t)size : 0;
+}
+
 enum MHD_Result http_answer_error(struct td_http_request *r, unsigned status, const char *message)
 {
     char body[1024];
-    const size_t n = td_api_error_json(body, sizeof(body), status, message);
+    const size_t n = strncmp(r->path, "/api/", 5) == 0
+                         ? short_error(body, sizeof(body), message)
+                         : td_api_error_json(body, sizeof(body), status, message);
     return http_answer(r, status, "application/json", body, n);
 }
 

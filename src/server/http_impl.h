@@ -144,7 +144,7 @@ struct td_http {
 // ---- http_conn.c
 void http_on_connection(void *cls, struct MHD_Connection *mhd, void **socket_context,
                         enum MHD_ConnectionNotificationCode what);
-void *http_watcher(void *h);
+void *http_watcher(void *arg); // a td_http
 // With h->lock held. What is to be watched for follows from the state.
 void http_conn_enter(struct td_http *h, struct td_http_conn *conn, enum conn_state state);
 void http_request_end(struct td_http_request *r);    // the client has left, or is to
@@ -157,7 +157,7 @@ enum MHD_Result http_on_request(void *cls, struct MHD_Connection *mhd, const cha
                                 size_t *upload_bytes, void **con_cls);
 void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
                        enum MHD_RequestTerminationCode why);
-void *http_beginner(void *h);
+void *http_beginner(void *arg); // a td_http
 // With h->lock held, on libmicrohttpd's thread: until somebody resumes it. False: it is to end.
 bool http_suspend(struct td_http_request *r);
 

@@ -121,6 +121,7 @@ static void test_routes(void **state)
     expect(405, "DELETE /", HOST, "Allow: GET");
     expect(204, "OPTIONS /v1/fake", HOST, "Allow: POST");
     expect(404, "OPTIONS /nothing", HOST, NULL);
+    expect(404, "GET /api/%22%0a", HOST, "{\"error\":\"there is nothing at /api/??\"}");
 
     struct client c;
     assert_int_equal(ask(&c, "GET /", HOST), 200);
@@ -133,7 +134,7 @@ static void test_routes(void **state)
     snprintf(headers, sizeof(headers), HOST "If-None-Match: %s\r\n", etag);
     expect(304, "GET /", headers, NULL);
     shut();
-    assert_int_equal(atomic_load(&g_rig.n_log), 14);
+    assert_int_equal(atomic_load(&g_rig.n_log), 15);
 }
 
 static void test_metrics(void **state)
