@@ -282,6 +282,8 @@ static void end_lingers(struct td_http *h, uint64_t now_ns)
             continue;
         }
         *at = l->next;
+        // Closing does not: libmicrohttpd's descriptor of the same socket may still be open.
+        (void)epoll_ctl(h->epoll_fd, EPOLL_CTL_DEL, l->fd, NULL);
         close(l->fd);
         free(l);
         h->n_lingers--;
