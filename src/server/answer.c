@@ -86,6 +86,7 @@ static void no_memory(struct td_answer *a)
 // Takes the origins of the first n bytes held into a->given; returns how many.
 static uint32_t take_origins(struct td_answer *a, size_t n)
 {
+    if (a->n_origins == 0) return 0;
     if (a->given_cap < a->n_origins) {
         struct td_job_token *grown = realloc(a->given, a->origins_cap * sizeof(*grown));
         if (!grown) {
