@@ -73,26 +73,26 @@ static int ask_model(struct td_plan_question *q, const struct td_world *w,
     return td_plan_cost_of(&q->cost, m, quant, 0, err);
 }
 
-static int next_machine(struct td_plan_machine **out, struct td_plan_question *q,
-                        struct td_error *err)
+static struct td_plan_machine *next_machine(struct td_plan_question *q, struct td_error *err)
 {
-    if (q->n_machines == TD_PLAN_MAX_ASKED)
-        return td_fail(err, TD_EARG, "--machines: more than %d", TD_PLAN_MAX_ASKED);
-    *out = &q->machines[q->n_machines++];
-    **out = (struct td_plan_machine){.backend = ""};
-    return TD_OK;
+    if (q->n_machines == TD_PLAN_MAX_ASKED) {
+        (void)td_fail(err, TD_EARG, "--machines: more than %d", TD_PLAN_MAX_ASKED);
+        return NULL;
+    }
+    struct td_plan_machine *m = &q->machines[q->n_machines++];
+    *m = (struct td_plan_machine){.backend = "", .date = ""};
+    return m;
 }
 
 // A file of `tandem probe` or `tandem bench`. Its fit follows when all files are read.
 static int add_own(struct td_plan_question *q, struct td_world *w, const char *path,
                    struct td_error *err)
 {
-    struct td_plan_machine *m = NULL;
-    int code = next_machine(&m, q, err);
-    if (code == TD_OK) code = td_world_own(w, path, &m->device, err);
+    struct td_plan_machine *m = next_machine(q, err);
+    if (!m) return TD_EARG;
+    const int code = td_world_own(w, path, &m->device, err);
     if (code != TD_OK) return code;
     m->backend = "tandem CPU";
-    m->date = "";
     m->is_measured = true; // its nameplate is
     td_own_context(&m->context, m->device, q->quant, q->model, q->cost.kind, q->head_dim);
     return TD_OK;
@@ -101,9 +101,8 @@ static int add_own(struct td_plan_question *q, struct td_world *w, const char *p
 static int add_machine(struct td_plan_question *q, const struct td_world *w,
                        const struct td_plan_device *d, struct td_error *err)
 {
-    struct td_plan_machine *m = NULL;
-    const int code = next_machine(&m, q, err);
-    if (code != TD_OK) return code;
+    struct td_plan_machine *m = next_machine(q, err);
+    if (!m) return TD_EARG;
     m->device = d;
     m->fit = w->fit;
     td_world_backend(w, d, &m->backend, &m->date);

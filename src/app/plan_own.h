@@ -16,11 +16,12 @@ struct td_own_row {
     uint32_t number; // in its file, from 1
 };
 
-// Reads a file's text: the object of a probe (then *n_out is 0) or the list of a bench. device: the
-// machine, of a bench as its first row has it; memory_bytes is 0 when the file does not say.
-// name: of the file, for errors. Fails: TD_EFORMAT, with the row and the field; TD_ENOMEM.
+// Reads a file's text (data, n_bytes): the object of a probe (then *n_out is 0) or the list of a
+// bench. device: the machine, of a bench as its first row has it; memory_bytes is 0 when the file
+// does not say. name: of the file, for errors. Fails: TD_EFORMAT, with the row and the field;
+// TD_ENOMEM.
 int td_own_read(struct td_own_row *rows, uint32_t cap, uint32_t *n_out,
-                struct td_plan_device *device, const char *name, const char *text, size_t n_bytes,
+                struct td_plan_device *device, const char *name, const char *data, size_t n_bytes,
                 struct td_error *err) TD_MUST_CHECK;
 
 // A probed machine's bytes_per_s is this many times what its probe read, and the prior of

@@ -217,8 +217,13 @@ int td_plan_validate_own_cmd(const struct td_config *cfg, struct td_world *w)
     uint32_t n = 0;
     struct td_own_row *rows = malloc(TD_OWN_MAX_ROWS * sizeof(*rows));
     struct checked *c = malloc(TD_OWN_MAX_ROWS * sizeof(*c));
-    int code = rows && c ? TD_OK : td_fail(&err, TD_ENOMEM, "no memory to validate %.100s", path);
-    if (code == TD_OK) code = read_file(rows, &n, &d, path, &err);
+    if (!rows || !c) {
+        free(rows);
+        free(c);
+        (void)td_fail(&err, TD_ENOMEM, "no memory to validate %.100s", path);
+        return td_app_fail(&err);
+    }
+    int code = read_file(rows, &n, &d, path, &err);
     if (code == TD_OK && n == 0)
         code = td_fail(&err, TD_EARG, "%.100s holds no measurements: it is of a probe", path);
     if (code == TD_OK && td_opt_is_set(cfg, TD_OPT_MACHINES))
