@@ -161,6 +161,7 @@ else
     [ -x "$root/gcc/tandem" ] && {
         step e2e-clients tests/e2e/run.sh clients "$root/gcc/tandem" "$root/e2e"
         step e2e-page tests/e2e/run.sh page "$root/gcc/tandem" "$root/e2e"
+        step e2e-plan tests/e2e/run.sh plan "$root/gcc/tandem" "$root/e2e"
     }
     step clang clang_build && {
         step clang-tests tests "$root/clang" -L quick -E '^(app|text)\.'

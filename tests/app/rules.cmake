@@ -13,13 +13,6 @@ if(TARGET tandem)
       set_tests_properties(app.${script} PROPERTIES RUN_SERIAL TRUE)
     endif()
   endforeach()
-  find_program(TD_NODE node)
-  if(TD_NODE)
-    # Needs a browser and `npm ci` in tests/e2e; skipped by name without.
-    add_test(NAME app.plan_page
-      COMMAND ${TD_NODE} ${CMAKE_CURRENT_SOURCE_DIR}/e2e/plan.mjs $<TARGET_FILE:tandem>)
-    set_tests_properties(app.plan_page PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77)
-  endif()
   find_program(TD_PYTHON python3)
   if(TD_PYTHON)
     add_test(NAME app.compare

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Tests `tandem serve` from outside: run.sh clients|page TANDEM FOLDER [OPTIONS for node --test].
+# Tests `tandem serve` from outside: run.sh clients|page|plan TANDEM FOLDER [OPTIONS for node --test].
 # Packages and screenshots go to FOLDER. Exit 77, with the reason as the last line: it cannot be done here.
 set -eu
 what=$1
@@ -16,13 +16,13 @@ skip() {
 command -v node >/dev/null 2>&1 || skip "node is not installed"
 command -v npm >/dev/null 2>&1 || skip "npm is not installed"
 [ "$(node -p 'process.versions.node.split(".")[0]')" -ge 20 ] || skip "node is $(node -v), the clients need 20 or later"
-if [ "$what" = page ]; then
+if [ "$what" != clients ]; then
     for name in chromium chromium-browser google-chrome "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"; do
         TD_CHROMIUM=$(command -v "$name") && break
     done
     [ -n "$TD_CHROMIUM" ] || skip "chromium is not installed"
     export TD_CHROMIUM
-    [ -e "$here/../../web/dist/index.html" ] || skip "the page is not built (make web)"
+    [ "$what" = plan ] || [ -e "$here/../../web/dist/index.html" ] || skip "the page is not built (make web)"
 fi
 
 # The packages lie beside a copy of the tests, which finds them there.

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
 // The page of `tandem plan -o html` in a browser: at several positions of its sliders the numbers
 // are those of the program for the same question, nothing is fetched, light and dark both draw.
-//   node plan.mjs TANDEM    exit 77: no browser or no playwright-core here
+//   run.sh plan TANDEM FOLDER, or where the packages are: TD_TANDEM=TANDEM node plan.test.mjs
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
-const tandem = process.argv[2];
-const browserPath = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome']
+const tandem = process.env.TD_TANDEM;
+const browserPath = process.env.TD_CHROMIUM || ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome']
   .find(existsSync);
 let chromium;
 try {
@@ -165,5 +165,5 @@ try {
   await browser.close();
   rmSync(folder, { recursive: true });
 }
-console.log(`plan.mjs: ${nChecks} checks, ${nFailed} failed`);
+console.log(`plan.test.mjs: ${nChecks} checks, ${nFailed} failed`);
 process.exit(nFailed ? 1 : 0);
