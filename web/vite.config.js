@@ -23,10 +23,33 @@ function gzipAssets() {
   };
 }
 
+// The licences of what is bundled go with it, at /licenses.txt.
+function writeLicenses() {
+  return {
+    name: "write-licenses",
+    apply: "build",
+    generateBundle(_options, bundle) {
+      const modules = Object.values(bundle).flatMap((chunk) => Object.keys(chunk.modules ?? {}));
+      const folders = new Set();
+      for (const path of modules) {
+        const folder = /^\0?(.*\/node_modules\/(?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1];
+        if (folder) folders.add(folder);
+      }
+      const texts = [...folders].sort().map((folder) => {
+        const { name, version, license } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
+        const file = readdirSync(folder).find((entry) => /^licen[cs]e/i.test(entry));
+        const text = file ? readFileSync(join(folder, file), "utf8").trim() : license;
+        return `${name} ${version} (${license})\n\n${text}\n`;
+      });
+      this.emitFile({ type: "asset", fileName: "licenses.txt", source: texts.join("\n\n") });
+    },
+  };
+}
+
 const server = process.env.TANDEM_URL ?? "http://127.0.0.1:8080";
 
 export default defineConfig({
-  plugins: [gzipAssets()],
+  plugins: [gzipAssets(), writeLicenses()],
   build: {
     target: "es2022",
     assetsInlineLimit: 0, // data: URLs would need holes in the Content-Security-Policy
