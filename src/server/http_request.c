@@ -218,7 +218,7 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
     if (!r) return;
     *con_cls = NULL;
     pthread_mutex_lock(&h->lock);
-    // An answer that was cut short on purpose (see answer_piece) is no client that left.
+    // What was closed after its whole answer is no client that left.
     if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK && !r->is_read) r->is_gone = true;
     r->conn->request = NULL;
     http_conn_enter(h, r->conn, CONN_IDLE);
@@ -271,6 +271,7 @@ static enum MHD_Result cut_off(struct td_http_request *r)
     static const char text[] = "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n"
                                "Content-Length: 0\r\n\r\n";
     r->status = MHD_HTTP_CONTENT_TOO_LARGE;
+    r->is_read = true; // an answer: the client has not left
     r->conn->lingers = true;
     if (!r->h->cfg.tls_cert) {
         const ssize_t n = send(r->conn->fd, text, sizeof(text) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
