@@ -159,6 +159,8 @@ static int open_disk(struct serve *s, struct td_error *err)
                                     .max_bytes = td_opt_u64(s->cfg, TD_OPT_KV_DISK_SIZE)};
     if (!disk.dir) return TD_OK;
     const int code = td_pair_weights(s->cfg, &s->app, disk.weights, err);
+    // KV that came in fewer bits is not what these weights give: files of its own.
+    if (s->pair.remote && td_opt_choice(s->cfg, TD_OPT_KV_WIRE) == 1) disk.weights[31] ^= 1;
     return code == TD_OK ? td_kvdisk_open(&s->disk, &disk, s->app.engine, err) : code;
 }
 

@@ -22,7 +22,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { SPARE_FDS = 128 }; // what else this process has open
+enum { SPARE_FDS = 256 }; // what else this process has open, newcomers and lingering ones too
 
 static const char *why(int errno_value, char *buf, size_t buf_bytes)
 {

@@ -7,9 +7,9 @@
 // A client that has left and one that only says that it will send no more (a half-closed
 // connection, whose answer is still read) look the same at first: the end of its bytes. What tells
 // them apart is writing: one that has left answers with a reset. So a stream is given a keep-alive,
-// and where no byte of the answer has been sent, an interim status (102), which every HTTP/1.1
-// client skips. With TLS or HTTP/1.0 there is no such thing to send, and the end of the bytes
-// counts as having left.
+// and where no byte of the answer has been sent, an interim status (100), which HTTP/1.1
+// clients skip (RFC 9110, 15.2.1). With TLS or HTTP/1.0 there is no such thing to send, and the end
+// of the bytes counts as having left.
 #include "server/http_impl.h"
 
 #include "base/clock.h"
@@ -221,7 +221,7 @@ static bool is_over(uint64_t since_ns, uint64_t now_ns, uint64_t limit_ns)
 // later shows in no other way, so it is asked again and again.
 static void ask_half_closed(struct td_http *h, struct td_http_request *r, uint64_t now_ns)
 {
-    static const char word[] = "HTTP/1.1 102 Processing\r\n\r\n";
+    static const char word[] = "HTTP/1.1 100 Continue\r\n\r\n";
     if (!is_over(r->asked_ns, now_ns, ask_ns)) return;
     if (r->is_answering) {
         r->asked_ns = now_ns;

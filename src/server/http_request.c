@@ -227,6 +227,14 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
     release(r);
 }
 
+// From now on it is the client who waits, however long the answer takes on its way.
+static void has_arrived(struct td_http_request *r)
+{
+    pthread_mutex_lock(&r->h->lock);
+    if (r->conn->state != CONN_WORKING) http_conn_enter(r->h, r->conn, CONN_WORKING);
+    pthread_mutex_unlock(&r->h->lock);
+}
+
 // ---- its body ---------------------------------------------------------------------------------
 
 static bool grow_body(struct td_http_request *r, size_t n)
@@ -308,6 +316,7 @@ static enum MHD_Result on_head(struct td_http_request *r)
     check(r, is_chunked || length > 0, length);
     const bool has_large_body = is_chunked || length > small_body_bytes || header(r, "Expect");
     if (!r->refusal || !has_large_body) return MHD_YES;
+    has_arrived(r); // nothing more of it is waited for
     r->conn->lingers = true;
     return http_answer_error(r, r->refusal, r->refusal_text);
 }
@@ -345,7 +354,6 @@ static enum MHD_Result hand_over(struct td_http_request *r)
         else
             h->queue = r;
         h->queue_tail = r;
-        http_conn_enter(h, r->conn, CONN_WORKING);
         pthread_cond_signal(&h->queue_changed);
     }
     pthread_mutex_unlock(&h->lock);
@@ -422,6 +430,7 @@ static enum MHD_Result on_whole(struct td_http_request *r)
     bool is_open;
     switch (r->stage) {
     case STAGE_BODY:
+        has_arrived(r);
         if (r->refusal) return http_answer_error(r, r->refusal, r->refusal_text);
         if (r->is_preflight) return http_answer(r, MHD_HTTP_NO_CONTENT, NULL, "", 0);
         (void)http_local_has(r->method, r->path, &methods, &is_open);
