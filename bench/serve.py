@@ -29,12 +29,14 @@ class Server:
         self.process = subprocess.Popen([tandem, "serve", "-m", model, "--port", "0", "--log-format", "none", *options],
                                         stderr=subprocess.PIPE, text=True)
         self.port = None
+        said = []
         for line in self.process.stderr:
+            said.append(line)
             if "serving at http" in line:
                 self.port = int(line.split("http://")[1].split("/")[0].rsplit(":", 1)[1])
                 break
         if not self.port:
-            sys.exit(f"serve: {tandem} did not start")
+            sys.exit(f"serve: {tandem} did not start: {''.join(said)}")
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
 
     def stop(self):
