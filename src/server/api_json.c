@@ -9,7 +9,7 @@
 #include <string.h>
 
 // Brackets within brackets. Nothing a client means nests deeper, and the parser calls itself.
-enum { MAX_DEPTH = 256 };
+enum { MAX_DEPTH = 256, MAX_LISTS = 400000, MAX_VALUES = 4000000 };
 
 void td_reader_free(struct td_reader *r)
 {
@@ -114,10 +114,12 @@ void td_fault_type(struct td_reader *r, const struct td_where *at, const char *k
     td_fault_set(r, 400, NULL, at, key, "%s is expected, not %s", expected, kind_of(value));
 }
 
-// Whether brackets nest too deep, outside of strings. Other nonsense is the parser's to find.
-static bool is_too_deep(const char *body, size_t n)
+// Why a body is not even parsed, NULL when it may be: nesting, and more values than a request can
+// need. A parsed one takes up to 80 bytes for each of its own where it is all brackets, so that
+// 32 MiB would be gigabytes. What else is wrong with it is the parser's to find.
+static const char *refusal(const char *body, size_t n)
 {
-    size_t depth = 0;
+    size_t depth = 0, n_lists = 0, n_commas = 0;
     bool in_string = false;
     for (size_t i = 0; i < n; i++) {
         const char c = body[i];
@@ -129,12 +131,15 @@ static bool is_too_deep(const char *body, size_t n)
         } else if (c == '"') {
             in_string = true;
         } else if (c == '{' || c == '[') {
-            if (++depth > MAX_DEPTH) return true;
+            if (++depth > MAX_DEPTH) return "The body is nested more than 256 levels deep.";
+            if (++n_lists > MAX_LISTS) return "The body has too many lists and objects.";
         } else if ((c == '}' || c == ']') && depth > 0) {
             depth--;
+        } else if (c == ',' && ++n_commas > MAX_VALUES) {
+            return "The body has too many values.";
         }
     }
-    return false;
+    return NULL;
 }
 
 json_t *td_read_document(struct td_reader *r, const char *body, size_t n)
@@ -144,9 +149,9 @@ json_t *td_read_document(struct td_reader *r, const char *body, size_t n)
                      "The request has no body; a JSON object is expected.");
         return NULL;
     }
-    if (is_too_deep(body, n)) {
-        td_fault_set(r, 400, NULL, NULL, NULL, "The body is nested more than %d levels deep.",
-                     (int)MAX_DEPTH);
+    const char *no = refusal(body, n);
+    if (no) {
+        td_fault_set(r, 400, NULL, NULL, NULL, "%s", no);
         return NULL;
     }
     json_error_t why;

@@ -449,6 +449,17 @@ static void hostile(void **state)
     assert_non_null(strstr(answer, "\"code\":\"context_length_exceeded\""));
     assert_non_null(strstr(answer, "the context holds 4096"));
 
+    // Brackets alone: parsed they would take eighty times their own bytes.
+    const size_t n_lists = 400001;
+    char *lists = room(3 * n_lists + 64);
+    size_t n = (size_t)snprintf(lists, 64, "{\"x\":[");
+    for (size_t i = 0; i < n_lists; i++, n += 3) memcpy(lists + n, "{},", 3);
+    memcpy(lists + n - 1, "]}", 2);
+    post_bytes(CHAT, lists, n + 1);
+    free(lists);
+    assert_int_equal(head.status, 400);
+    assert_non_null(strstr(answer, "too many lists"));
+
     // The same number of calls that wait: not all pairs are looked at.
     static const char call[] = "{\"type\":\"function_call\",\"call_id\":\"a\",\"name\":\"f\"},";
     p = many + snprintf(many, 64, "{\"input\":[");
