@@ -220,13 +220,21 @@ static void settle(struct td_remote_try *t)
     t->state = n_reused + 1 >= a->n ? TD_REMOTE_READY : TD_REMOTE_HERE;
 }
 
+static struct td_remote_mixed *find_mixed(struct td_remote *r, const struct td_session *s)
+{
+    for (uint32_t i = 0; i < r->n_mixed; i++)
+        if (r->mixed[i].s == s) return &r->mixed[i];
+    return NULL;
+}
+
 static void set_mixed(struct td_remote_try *t, uint32_t from)
 {
     struct td_remote *r = t->r;
-    if (r->mixed == t->s) return;
-    r->is_mixed_more = r->is_mixed_more || r->mixed;
-    r->mixed = t->s;
-    r->mixed_from = from;
+    if (find_mixed(r, t->s)) return;
+    if (r->n_mixed == TD_REMOTE_MAX_MIXED)
+        r->is_mixed_more = true;
+    else
+        r->mixed[r->n_mixed++] = (struct td_remote_mixed){t->s, from};
 }
 
 static void add_report(struct td_remote_try *t, const struct td_fetch_report *report)
@@ -294,6 +302,8 @@ static void begin_fetch(struct td_remote_try *t, struct td_remote_peer *p)
     t->peer = p;
     t->fetch_ns = td_clock_ns();
     t->why = (struct td_error){0};
+    // From the first of it on, not only once it is read: others must not begin with it.
+    if (info.weights_differ) td_session_isolate(t->s);
     const int code = td_fetch_begin(&t->fetch, p->far, t->s, t->ask.tokens, t->ask.n, &t->why);
     if (code) peer_failed(t, code);
 }
@@ -401,6 +411,7 @@ int td_remote_begin(struct td_remote_try **out, struct td_remote *r, struct td_s
     *out = NULL;
     struct td_remote_try *t = calloc(1, sizeof(*t));
     if (!t) return td_fail(err, TD_ENOMEM, "no memory for a prompt");
+    const bool was_empty = td_session_computed(s) == 0;
     int code = td_session_want(s, ask->tokens, ask->n, ask->marks, ask->n_marks, err);
     const uint32_t n_have = code ? 0 : td_session_reused(s);
     // Idle while peers are asked: nobody's steps shall compute it.
@@ -418,7 +429,8 @@ int td_remote_begin(struct td_remote_try **out, struct td_remote *r, struct td_s
                                 .n_have = n_have,
                                 .waits = r->cfg.policy == TD_REMOTE_REQUIRE};
     r->tries = t;
-    if (r->mixed == s && n_have <= r->mixed_from) r->mixed = NULL; // nothing of it is left
+    struct td_remote_mixed *mixed = find_mixed(r, s);
+    if (mixed && (was_empty || n_have <= mixed->from)) *mixed = r->mixed[--r->n_mixed]; // all gone
     *out = t;
     return TD_OK;
 }
@@ -447,7 +459,7 @@ void td_remote_end(struct td_remote_try *t, struct td_remote_stats *stats)
         add_report(t, &report);
     }
     st->seconds = (double)(td_clock_ns() - t->begin_ns) * 1e-9;
-    st->weights_differ = r->mixed == t->s || (r->is_mixed_more && st->n_have > 0);
+    st->weights_differ = find_mixed(r, t->s) || (r->is_mixed_more && st->n_have > 0);
     if (st->n_remote > 0) st->kv_type = r->cfg.far.kv_type;
     if (st->transfer_seconds > 0)
         st->overlap = fmin(1, fmax(0, 1 - st->exposed_seconds / st->transfer_seconds));

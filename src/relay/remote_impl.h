@@ -34,16 +34,22 @@ struct td_remote_peer {
     uint64_t n_uses;
 };
 
+#define TD_REMOTE_MAX_MIXED 256
+
 struct td_remote {
     struct td_remote_config cfg;
     struct td_remote_peer peers[TD_REMOTE_MAX_PEERS];
     uint32_t n_peers;
     struct td_split_rate prefill, decode; // of this machine
     struct td_remote_try *tries;
-    // The session that took in KV of other weights last, and from which position on.
-    const struct td_session *mixed;
-    uint32_t mixed_from;
-    bool is_mixed_more; // others did before it: nobody knows any more which prefix is whose
+    // Sessions that took in KV of other weights, and from which position on; no others share it
+    // (td_session_isolate).
+    struct td_remote_mixed {
+        const struct td_session *s;
+        uint32_t from;
+    } mixed[TD_REMOTE_MAX_MIXED];
+    uint32_t n_mixed;
+    bool is_mixed_more; // more did than are noted: it is said of every prompt
 };
 
 enum td_remote_ready { TD_PEER_NO, TD_PEER_SOON, TD_PEER_YES };
