@@ -24,13 +24,25 @@ const TITLE_LENGTH = 60;
 
 // Other tabs show the same list.
 const channel = new BroadcastChannel("tandem.conversations");
-channel.onmessage = () => void refresh();
+channel.onmessage = ({ data }: MessageEvent<Id>) => void follow(data);
+
+/** Another tab has changed a conversation: what is on show here must not overwrite it later. */
+async function follow(id: Id) {
+  await refresh();
+  if (current.value?.id !== id || answers.value.has(id)) return;
+  const changed = await store.get(id);
+  if (changed && current.value?.id === id) current.value = changed;
+}
+
+/** Removed ones: an answer that was still being made must not bring them back. */
+const removed = new Set<Id>();
 
 export async function refresh() {
   summaries.value = await store.list();
 }
 
 async function save(conversation: Conversation) {
+  if (removed.has(conversation.id)) return;
   if (current.value?.id === conversation.id) current.value = conversation;
   await store.put(conversation).catch(() => announce("The browser did not keep this conversation."));
   const { id, title, updatedAt } = conversation;
@@ -181,16 +193,18 @@ export async function setSystem(text: string | undefined) {
 
 /** Gives what was removed, for `restore`. */
 export async function remove(id: Id): Promise<Conversation | undefined> {
+  const conversation = await latest(id);
+  removed.add(id);
   answers.value.get(id)?.stop();
-  const removed = await latest(id);
   if (current.value?.id === id) await show(null);
   await store.remove(id);
   await refresh();
   channel.postMessage(id);
-  return removed;
+  return conversation;
 }
 
 export async function restore(conversation: Conversation) {
+  removed.delete(conversation.id);
   await save(conversation);
 }
 

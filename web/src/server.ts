@@ -17,12 +17,13 @@ export async function greet() {
   } catch (error) {
     if (!(error instanceof api.ApiError)) throw error;
     if (error.status === 401) needKey.value = true;
-    if (error.status === 0) serverIsGone.value = true;
+    serverIsGone.value = error.status === 0;
   }
 }
 
 /** False: the server does not take this key. */
 export async function enterKey(key: string): Promise<boolean> {
+  if (!/^[\x21-\x7e]+$/.test(key)) return false; // no header can carry it
   api.setKey(key);
   await greet();
   return !needKey.value;

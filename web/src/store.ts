@@ -21,7 +21,8 @@ function finished(transaction: IDBTransaction): Promise<void> {
   });
 }
 
-function openDatabase(): Promise<IDBDatabase> {
+// Async, so that what indexedDB.open throws where storage is forbidden becomes a rejection.
+async function openDatabase(): Promise<IDBDatabase> {
   const request = indexedDB.open("tandem", 1);
   request.onupgradeneeded = () => {
     request.result.createObjectStore(SUMMARIES, { keyPath: "id" });
