@@ -63,9 +63,27 @@ static void cancel_all(struct td_sched *s)
         if (s->slots[i].work) td_sched_end(s, s->slots[i].work, TD_JOB_CANCELLED, NULL);
 }
 
+// Waits end by a clock that nobody sets, where conditions can.
+#ifdef __APPLE__
+#define WAIT_CLOCK CLOCK_REALTIME
+#else
+#define WAIT_CLOCK CLOCK_MONOTONIC
+#endif
+
+static void cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+#ifndef __APPLE__
+    pthread_condattr_setclock(&attr, WAIT_CLOCK);
+#endif
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
 static void timeout_at(struct timespec *out, uint32_t timeout_ms)
 {
-    clock_gettime(CLOCK_REALTIME, out);
+    clock_gettime(WAIT_CLOCK, out);
     out->tv_sec += (time_t)(timeout_ms / 1000);
     out->tv_nsec += (long)(timeout_ms % 1000) * 1000000;
     if (out->tv_nsec >= 1000000000) out->tv_sec++, out->tv_nsec -= 1000000000;
@@ -123,8 +141,9 @@ static void *work(void *ctx)
         const bool wants_step = td_sched_poll(s);
         if (wants_step || td_sched_can_step(s)) {
             s->is_resting = false;
-            td_sched_step(s);
-            goes_on = !is_closing(s);
+            const bool is_fine = td_sched_step(s);
+            // A step of nobody here that failed is tried again, but not at once.
+            goes_on = is_fine || td_sched_can_step(s) ? !is_closing(s) : wait_for_news(s, FETCH_MS);
         } else {
             goes_on = is_loading ? !is_closing(s) : rest(s);
         }
@@ -184,8 +203,8 @@ int td_sched_open(struct td_sched **out, const struct td_sched_config *cfg, stru
     if (s->cfg.n_queue == 0) s->cfg.n_queue = cfg->n_slots;
     if (s->cfg.max_gap_ms == 0) s->cfg.max_gap_ms = DEFAULT_GAP_MS;
     pthread_mutex_init(&s->mutex, NULL);
-    pthread_cond_init(&s->wake, NULL);
-    pthread_cond_init(&s->idle, NULL);
+    cond_init(&s->wake);
+    cond_init(&s->idle);
     td_pacer_init(&s->pacer, cfg->chunk, (double)s->cfg.max_gap_ms * 1e-3);
     td_engine_cache(cfg->engine, cfg->max_cache_bytes ? cfg->max_cache_bytes : UINT64_MAX);
 

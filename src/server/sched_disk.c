@@ -2,6 +2,11 @@
 // KV on disk: read when it saves more than what is in memory, written when nobody waits.
 #include "server/sched_impl.h"
 
+#include "base/clock.h"
+#include "base/log.h"
+
+// A disk that refused is left alone for a minute.
+#define REFUSED_NS 60000000000u
 // Less is computed again as quickly as a file is read.
 #define MIN_SAVED 64u
 // Between two steps: with answers beside it a pause of some 10 ms, whatever the disk; alone more at
@@ -47,9 +52,16 @@ void td_sched_loaded(struct td_sched *s, struct td_work *w)
 
 bool td_sched_save_one(struct td_sched *s)
 {
-    if (!s->cfg.disk || !td_engine_kept(s->cfg.engine, s->n_saved, &s->timeline)) return false;
-    struct td_error ignored; // a full disk costs only speed, after a restart
-    (void)!td_kvdisk_save(s->cfg.disk, &s->timeline, &ignored);
+    if (!s->cfg.disk || td_clock_ns() < s->save_after_ns ||
+        !td_engine_kept(s->cfg.engine, s->n_saved, &s->timeline))
+        return false;
+    // A full disk costs only speed, after a restart; each try would fill it again.
+    struct td_error err;
+    if (td_kvdisk_save(s->cfg.disk, &s->timeline, &err) != TD_OK) {
+        td_log(TD_LOG_WARN, "%s", err.msg);
+        s->save_after_ns = td_clock_ns() + REFUSED_NS;
+        return false;
+    }
     s->n_saved++;
     pthread_mutex_lock(&s->mutex);
     s->stats.disk_bytes = td_kvdisk_bytes(s->cfg.disk);

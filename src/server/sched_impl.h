@@ -43,6 +43,8 @@ struct td_work {
     uint32_t n_known;            // of the prompt: in the KV when computing began
     double step_seconds;         // of the steps that read it
     bool was_beside;             // others were in its steps
+    uint32_t n_missed;           // steps in a row without a row of it although it writes
+    uint32_t n_requeued;         // peers or memory had no place for its prompt
 };
 
 // A place at work: a session, empty between two works.
@@ -75,6 +77,7 @@ struct td_sched {
     struct td_timeline timeline; // being saved: too large for a stack
     uint32_t n_saved;            // kept conversations looked at since something ended
     uint64_t fetch_after_ns;     // peers had no place: nobody asks them before
+    uint64_t save_after_ns;      // the disk refused: nothing is written before
     uint64_t report_ns;          // when stats were last taken from the engine
 
     _Atomic bool is_draining;
@@ -94,9 +97,10 @@ struct td_sched {
 void td_sched_free_work(struct td_work *w);
 // Puts it in the queue where its client's turn is.
 void td_sched_enqueue(struct td_sched *s, struct td_work *w);
-// The next in turn that may_start; taken out. NULL: none.
-struct td_work *td_sched_pick(struct td_sched *s,
-                              bool (*may_start)(struct td_sched *s, const struct td_work *w));
+// The next in turn of those that need not wait for somebody (waits), if there is room for it;
+// taken out. NULL: none. Who has no room is passed by nobody, or it would never have any.
+typedef bool td_work_fn(struct td_sched *s, const struct td_work *w);
+struct td_work *td_sched_pick(struct td_sched *s, td_work_fn *waits, td_work_fn *has_room);
 // Seconds until a place is likely to be free.
 uint32_t td_sched_retry_s(uint32_t n_ahead, uint32_t n_slots, double service_seconds);
 
@@ -141,8 +145,8 @@ void td_sched_loaded(struct td_sched *s, struct td_work *w);
 bool td_sched_save_one(struct td_sched *s);
 
 // sched_step.c
-// One step of all that is at work, and what follows from it.
-void td_sched_step(struct td_sched *s);
+// One step of all that is at work, and what follows from it; false when it failed.
+bool td_sched_step(struct td_sched *s);
 // Whether anybody at work wants one.
 bool td_sched_can_step(struct td_sched *s);
 // The job's last event; the work is gone. failure: NULL, or why.

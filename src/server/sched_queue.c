@@ -28,13 +28,18 @@ void td_sched_enqueue(struct td_sched *s, struct td_work *w)
     *at = w;
 }
 
-struct td_work *td_sched_pick(struct td_sched *s,
-                              bool (*may_start)(struct td_sched *s, const struct td_work *w))
+static bool comes_before(const struct td_work *a, const struct td_work *b)
+{
+    // Who was at work before and waits again: by age. Others of one turn: by arrival.
+    return a->turn < b->turn || (a->turn == b->turn && a->order < b->order);
+}
+
+struct td_work *td_sched_pick(struct td_sched *s, td_work_fn *waits, td_work_fn *has_room)
 {
     struct td_work **best = NULL;
     for (struct td_work **at = &s->queue; *at; at = &(*at)->next)
-        if ((!best || (*at)->turn < (*best)->turn) && may_start(s, *at)) best = at;
-    if (!best) return NULL;
+        if ((!best || comes_before(*at, *best)) && !waits(s, *at)) best = at;
+    if (!best || !has_room(s, *best)) return NULL;
     struct td_work *w = *best;
     *best = w->next;
     w->next = NULL;

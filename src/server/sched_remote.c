@@ -7,7 +7,8 @@
 #include "base/num.h"
 
 // Peers whose places are all taken are asked again after this.
-#define BUSY_NS 300000000u
+#define BUSY_NS      300000000u
+#define MAX_REQUEUED 20u
 
 // Seconds until a prompt that is begun here now would have the device to itself.
 static double wait_here(const struct td_sched *s)
@@ -54,7 +55,9 @@ static void poll_one(struct td_sched *s, struct td_work *w)
         return;
     case TD_REMOTE_FAILED:
         // The peers must read it, and there is no place now, there or here: it waits for one.
-        if ((err.code == TD_EFULL || (err.code == TD_ENOMEM && s->n_at_work > 1)) &&
+        // Memory that is still too little after a while will always be.
+        if ((err.code == TD_EFULL ||
+             (err.code == TD_ENOMEM && s->n_at_work > 1 && w->n_requeued++ < MAX_REQUEUED)) &&
             !td_job_is_cancelled(w->job)) {
             td_sched_requeue(s, w);
             s->fetch_after_ns = td_clock_ns() + BUSY_NS;

@@ -21,27 +21,33 @@ static uint32_t n_same(const struct td_work *a, const struct td_work *b)
 }
 
 // Somebody is reading the beginning of w's prompt: it will be there soon.
-static bool is_being_read(const struct td_sched *s, const struct td_work *w)
+static bool is_being_read(struct td_sched *s, const struct td_work *w)
 {
     for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
         const struct td_work *other = s->slots[i].work;
         if (!other || other->state == TD_WORK_WRITING) continue;
         const uint32_t n_shared = n_same(w, other);
-        if (n_shared >= MIN_SHARED && n_shared > td_session_computed(s->slots[i].session))
+        const uint32_t n_done = td_session_computed(s->slots[i].session);
+        if (n_shared < MIN_SHARED || n_shared <= n_done) continue;
+        // What is computed here can be taken step by step; what comes from elsewhere only at its
+        // end, so it must be worth that.
+        if (!td_sched_is_away(other)) return true;
+        if (n_shared >= n_done + MIN_SHARED &&
+            n_shared >= td_engine_prefix(s->cfg.engine, w->tokens, w->n) + MIN_SHARED)
             return true;
     }
     return false;
 }
 
-static bool may_start(struct td_sched *s, const struct td_work *w)
+// There is memory for it, and a place at a peer if it needs one.
+static bool has_room(struct td_sched *s, const struct td_work *w)
 {
     // Alone it may try in any case.
     if (s->n_at_work > 0 &&
         (s->is_tight ||
          (s->cfg.max_kv_bytes > 0 && s->promised_bytes + w->need_bytes > s->cfg.max_kv_bytes)))
         return false;
-    if (s->cfg.remote && td_clock_ns() < s->fetch_after_ns) return false;
-    return !is_being_read(s, w);
+    return !s->cfg.remote || td_clock_ns() >= s->fetch_after_ns;
 }
 
 void td_sched_estimate(struct td_sched *s, struct td_work *w)
@@ -127,7 +133,7 @@ void td_sched_admit(struct td_sched *s)
 {
     struct td_slot *slot;
     while ((slot = free_slot(s)) != NULL) {
-        struct td_work *w = td_sched_pick(s, may_start);
+        struct td_work *w = td_sched_pick(s, is_being_read, has_room);
         if (!w) return;
         slot->work = w;
         w->slot = slot;

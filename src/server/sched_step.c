@@ -4,7 +4,8 @@
 
 #include "base/clock.h"
 
-#include <assert.h>
+// More than the rounds in which a device that takes few logits a step serves all.
+#define MAX_MISSED 4u
 
 static void finish_stats(struct td_sched *s, struct td_work *w, bool has_failed, bool is_cancelled)
 {
@@ -146,6 +147,8 @@ static void write_token(struct td_sched *s, struct td_work *w)
 static void on_failure(struct td_sched *s, int code, const struct td_error *err)
 {
     if (code == TD_ECANCEL) return;
+    // Only rows of a peer's check were in it: nobody here is to blame.
+    if (!td_sched_can_step(s)) return;
     if (code == TD_ENOMEM && td_sched_make_room(s)) return;
     for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
         struct td_work *w = s->slots[i].work;
@@ -155,6 +158,7 @@ static void on_failure(struct td_sched *s, int code, const struct td_error *err)
 
 static void after_step(struct td_sched *s)
 {
+    bool is_starved = false;
     for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
         struct td_work *w = s->slots[i].work;
         if (!w) continue;
@@ -164,11 +168,16 @@ static void after_step(struct td_sched *s)
         }
         if (td_sched_is_away(w)) continue;
         struct td_session *session = s->slots[i].session;
-        if (td_session_state(session) == TD_SESSION_READY)
+        const bool is_ready = td_session_state(session) == TD_SESSION_READY;
+        w->n_missed = is_ready || w->state == TD_WORK_READING ? 0 : w->n_missed + 1;
+        is_starved |= w->n_missed >= MAX_MISSED;
+        if (is_ready)
             write_token(s, w);
         else if (w->state == TD_WORK_READING && w->n_written == 0)
             td_job_add_progress(w->job, td_session_computed(session), w->n_prompt, false);
     }
+    // The engine leaves out who has no room for a row, and goes on with the others.
+    if (is_starved) (void)td_sched_make_room(s);
     // After all have their token: whoever is told wants a core.
     for (uint32_t i = 0; i < s->cfg.n_slots; i++)
         if (s->slots[i].work) td_job_tell(s->slots[i].work->job);
@@ -199,7 +208,7 @@ static void count_for_each(struct td_sched *s, bool is_alone, double seconds)
     }
 }
 
-void td_sched_step(struct td_sched *s)
+bool td_sched_step(struct td_sched *s)
 {
     uint32_t n_single = 0, n_rows = 0;
     struct td_slot *only = NULL;
@@ -221,6 +230,7 @@ void td_sched_step(struct td_sched *s)
     }
     after_step(s);
     td_sched_count_engine(s, false);
+    return code == TD_OK;
 }
 
 bool td_sched_can_step(struct td_sched *s)
