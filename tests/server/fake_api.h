@@ -40,6 +40,7 @@ static struct {
     pthread_t thread;
     bool ends;
     struct td_api_reply *all;
+    atomic_uint n_asked; // begins, done or not
     atomic_uint n_begun, n_ended;
     atomic_ullong last_client, last_body_bytes;
 } g_fake = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -110,6 +111,7 @@ struct td_api_reply *td_api_begin(struct td_api *api, const struct td_api_reques
     unsigned long long n = 2, ms = 0;
     struct td_api_reply *r = calloc(1, sizeof(*r));
     if (!r) abort();
+    atomic_fetch_add(&g_fake.n_asked, 1);
     atomic_store(&g_fake.last_client, req->client);
     atomic_store(&g_fake.last_body_bytes, req->body_bytes);
     if (sscanf(req->body, "%15s %llu %llu", r->kind, &n, &ms) < 1)

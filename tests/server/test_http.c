@@ -402,15 +402,17 @@ static void test_leave(void **state)
         come(&c);
         assert_true(eventually(&g_fake.n_ended, atomic_load(&g_fake.n_begun)));
         const unsigned n_begun = atomic_load(&g_fake.n_begun);
+        const unsigned n_asked = atomic_load(&g_fake.n_asked);
         post(&c, body);
+        assert_true(eventually(&g_fake.n_asked, n_asked + 1));
         if (strncmp(body, "begin", 5) != 0) assert_true(eventually(&g_fake.n_begun, n_begun + 1));
         if (strncmp(body, "s", 1) == 0) assert_true(client_sees(&c, "data: event"));
         if (i % 2)
             client_close(&c);
         else
             client_reset(&c);
-        if (strncmp(body, "begin", 5) == 0) fake_sleep_ms(5);
-        assert_true(eventually(&g_fake.n_ended, atomic_load(&g_fake.n_begun)));
+        assert_true(eventually(&g_fake.n_begun, n_begun + 1));
+        assert_true(eventually(&g_fake.n_ended, n_begun + 1));
     }
     // In the middle of the headers and of the body.
     struct client c;
