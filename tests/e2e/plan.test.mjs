@@ -150,6 +150,8 @@ try {
       }, name);
       await move(page, back);
     }
+    // The map is worked out a little at a time; how long that takes is the machine's affair.
+    await page.waitForFunction(() => document.querySelector('#map svg path'), null, { timeout: 120000 }).catch(() => {});
     const charts = await page.evaluate(() => ['ttft', 'roofline', 'prefill', 'decode', 'map']
       .map((id) => document.querySelectorAll(`#${id} svg path`).length));
     check(`question ${n}: every chart has lines (${charts})`, charts.every((c) => c > 0));
