@@ -47,10 +47,11 @@ static int read_head(struct td_kvdisk_load *l, const struct td_kvdisk_entry *x, 
     }
     l->stops = malloc(f.n_stops * sizeof(*l->stops));
     l->tokens = malloc(f.n_tokens * sizeof(*l->tokens));
-    if (!l->stops || !l->tokens)
-        code = td_fail(err, TD_ENOMEM, "no memory for its tokens");
-    else
-        code = td_kvfile_read(&f, head, td_kvfile_head_bytes(&f), l->stops, l->tokens, err);
+    if (!l->stops || !l->tokens) {
+        free(head);
+        return td_fail(err, TD_ENOMEM, "no memory for its tokens");
+    }
+    code = td_kvfile_read(&f, head, td_kvfile_head_bytes(&f), l->stops, l->tokens, err);
     free(head);
     if (code) return code;
     bool is_same = memcmp(l->tokens, x->tokens, f.n_tokens * sizeof(*l->tokens)) == 0;
