@@ -37,6 +37,7 @@ arm_libc arm-libc libc6-dev-arm64-cross - -
 cmd qemu-aarch64 qemu-user qemu-user -
 cmd node nodejs nodejs node
 cmd npm npm npm -
+cmd curl curl curl curl
 chromium chromium chromium chromium -
 cmd python3 python3 python3 python3
 LIST
