@@ -173,7 +173,7 @@ else
         note_skipped "$root/asan-tests.log" asan/
     }
     step tsan tsan_build && {
-        step tsan-tests tests "$root/tsan" -R '^test_(team|session|kv|kv_write|pace|vectors|synth|probe|trouble|link|listen|stream|host|far|relay|remote|faults|job|sched|http)$'
+        step tsan-tests tests "$root/tsan" -R '^test_(team|session|kv|kv_write|pace|vectors|synth|probe|trouble|link|listen|stream|host|far|relay|remote|faults|job|sched)$'
         note_skipped "$root/tsan-tests.log" tsan/
     }
     step neon neon
