@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+// Larger numbers are no measurements, and stay finite in whatever unit they are taken.
+#define TD_CSV_MAX 1e18
+
 static void keep(char *out, size_t out_bytes, size_t *n, char c)
 {
     if (*n + 1 < out_bytes) out[(*n)++] = c;
@@ -106,7 +109,7 @@ int td_csv_number(const struct td_csv *csv, const char *column, double none, dou
     *out = none;
     if (text[0] == '\0') return TD_OK;
     const double v = strtod(text, &end);
-    if (end == text || *end != '\0' || !isfinite(v))
+    if (end == text || *end != '\0' || !(fabs(v) <= TD_CSV_MAX))
         return td_fail(err, TD_EFORMAT, "%.100s, line %u: '%.40s' of column %s is not a number",
                        csv->name, csv->line, text, column);
     *out = v;
