@@ -86,8 +86,6 @@ void td_sched_fetched(struct td_sched *s, struct td_work *w)
     td_remote_end(w->fetch, p);
     w->fetch = NULL;
     w->stats.n_reused = p->n_have;
-    // KV of other weights is for this answer alone.
-    if (p->weights_differ) td_session_isolate(w->slot->session);
     pthread_mutex_lock(&s->mutex);
     s->stats.relay_bytes += p->bytes;
     s->stats.relay_transfer_seconds += p->transfer_seconds;
