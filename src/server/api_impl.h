@@ -327,4 +327,8 @@ void td_put_progress(struct td_api_reply *r, struct td_choice *c, const struct t
 // Chat's and Responses' element for a token.
 void td_put_token(struct td_api_reply *r, const struct td_job_token *t, bool has_bytes);
 
+// Of the dialects that stream as server-sent events without names.
+void td_sse_fail(struct td_api_reply *r, const struct td_fault *fault);
+void td_sse_keep_alive(struct td_api_reply *r, struct td_buf *b);
+
 #endif

@@ -178,3 +178,16 @@ void td_put_json(struct td_buf *b, const char *key, const json_t *value)
     td_buf_puts(b, text ? text : "null");
     free(text);
 }
+
+void td_sse_fail(struct td_api_reply *r, const struct td_fault *fault)
+{
+    td_buf_puts(&r->out, "data: ");
+    td_put_fault(&r->out, fault, false);
+    td_buf_puts(&r->out, "\n\n");
+}
+
+void td_sse_keep_alive(struct td_api_reply *r, struct td_buf *b)
+{
+    (void)r;
+    td_buf_puts(b, ": still here\n\n");
+}

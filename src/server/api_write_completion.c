@@ -164,19 +164,6 @@ static void whole(struct td_api_reply *r)
     td_put_close(b, '}');
 }
 
-static void fail(struct td_api_reply *r, const struct td_fault *fault)
-{
-    td_buf_puts(&r->out, "data: ");
-    td_put_fault(&r->out, fault, false);
-    td_buf_puts(&r->out, "\n\n");
-}
-
-static void keep_alive(struct td_api_reply *r, struct td_buf *b)
-{
-    (void)r;
-    td_buf_puts(b, ": still here\n\n");
-}
-
 const struct td_dialect td_dialect_completion = {
     .stream_type = "text/event-stream",
     .keeps_request = true,
@@ -185,6 +172,6 @@ const struct td_dialect td_dialect_completion = {
     .event = event,
     .finish = finish,
     .whole = whole,
-    .fail = fail,
-    .keep_alive = keep_alive,
+    .fail = td_sse_fail,
+    .keep_alive = td_sse_keep_alive,
 };
