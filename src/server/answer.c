@@ -13,6 +13,14 @@ struct origin {
     bool is_given;  // its text has begun to go out
 };
 
+// What stands between a call and a further one.
+static const char *const call_headers[] = {
+    "<|start|>assistant<|channel|>commentary to=functions.",
+    "<|start|>assistant to=functions.",
+};
+#define N_CALL_HEADERS (sizeof(call_headers) / sizeof(call_headers[0]))
+#define MAX_AHEAD      64u // tokens of one, which may be single bytes
+
 struct td_answer {
     struct td_job *job;
     const struct td_tokenizer *tokenizer;
@@ -33,6 +41,13 @@ struct td_answer {
     bool is_analysis; // the content being written is reasoning
     bool was_reasoning, has_called;
     uint32_t n_reasoning;
+    int32_t call_token; // <|call|>, or -1
+    // With TD_JOB_CALLS_MORE, behind a call: tokens that may be the header of a further one.
+    bool is_ahead;
+    int32_t ahead[MAX_AHEAD];
+    uint32_t n_ahead;
+    char ahead_bytes[64]; // what they spell; more than the longest header need not be known
+    size_t n_ahead_bytes;
     bool is_stopped, is_done;
     int code; // the first failure inside a callback
     struct td_error *err;
@@ -48,6 +63,7 @@ int td_answer_open(struct td_answer **out, struct td_job *job, const struct td_t
     a->tokenizer = tokenizer;
     a->kind = TD_JOB_TEXT;
     a->channel = TD_CHANNEL_FINAL;
+    a->call_token = td_token_find(tokenizer, "<|call|>");
     if (job->spec.is_chat) {
         const int code = td_harmony_parser_open(&a->parser, tokenizer, err);
         if (code != TD_OK) {
@@ -200,6 +216,7 @@ static void on_chat_event(void *ctx, const struct td_chat_event *e)
         a->has_called = true;
         a->channel = e->channel;
         add_event(a, TD_JOB_TOOL_END, "", 0, 0);
+        if (a->job->spec.calls == TD_JOB_CALLS_ONE) a->is_done = true;
         return;
     case TD_CHAT_MESSAGE_END:
         give_all(a);
@@ -247,6 +264,66 @@ static void forget_silent(struct td_answer *a)
     while (a->n_origins > 0 && a->origins[a->n_origins - 1].n_bytes == 0) a->n_origins--;
 }
 
+// ---- behind a call ----------------------------------------------------------------------------
+
+// Adds a token to those that may be the header of a further call. False: there is none. A model
+// that was told to end here writes anything: the same call once more, an answer to its own call.
+static bool look_ahead(struct td_answer *a, int32_t token, bool *is_whole)
+{
+    const struct td_str bytes = td_token_bytes(a->tokenizer, token);
+    // Special tokens are spelled as in call_headers; a text that spells one is none.
+    const bool is_special = td_token_is_special(a->tokenizer, token);
+    if (!is_special && bytes.size_bytes > 0 && memchr(bytes.at, '<', bytes.size_bytes))
+        return false;
+    if (a->n_ahead == MAX_AHEAD) return false;
+    a->ahead[a->n_ahead++] = token;
+    for (size_t i = 0; i < bytes.size_bytes && a->n_ahead_bytes < sizeof(a->ahead_bytes); i++)
+        a->ahead_bytes[a->n_ahead_bytes++] = bytes.at[i];
+    for (size_t i = 0; i < N_CALL_HEADERS; i++) {
+        const size_t n_header = strlen(call_headers[i]);
+        const size_t n = a->n_ahead_bytes < n_header ? a->n_ahead_bytes : n_header;
+        if (memcmp(call_headers[i], a->ahead_bytes, n) != 0) continue;
+        *is_whole = n == n_header;
+        return true;
+    }
+    return false;
+}
+
+// Behind a call: goes on when a further one follows.
+static int feed_ahead(struct td_answer *a, int32_t token, struct td_error *err)
+{
+    bool is_whole = false;
+    int code = TD_OK;
+    if (!look_ahead(a, token, &is_whole)) {
+        a->is_done = true;
+        return TD_OK;
+    }
+    if (!is_whole) return TD_OK;
+    a->is_ahead = false;
+    for (uint32_t i = 0; i < a->n_ahead && code == TD_OK; i++)
+        code = td_harmony_feed(a->parser, a->ahead[i], on_chat_event, a, err);
+    return code;
+}
+
+static int feed_chat(struct td_answer *a, int32_t token, struct td_error *err)
+{
+    if (a->is_ahead) return feed_ahead(a, token, err);
+    const int code = td_harmony_feed(a->parser, token, on_chat_event, a, err);
+    const bool goes_on = a->job->spec.calls == TD_JOB_CALLS_MORE && token == a->call_token &&
+                         a->has_called && !a->is_stopped;
+    if (!goes_on) return code;
+    a->is_done = false;
+    a->is_ahead = true;
+    a->n_ahead = 0;
+    a->n_ahead_bytes = 0;
+    return code;
+}
+
+bool td_answer_is_whole(const struct td_answer *a)
+{
+    return a->is_ahead;
+}
+
 int td_answer_begin(struct td_answer *a, int32_t token, struct td_error *err)
 {
     a->err = err;
@@ -263,9 +340,8 @@ int td_answer_feed(struct td_answer *a, int32_t token, const struct td_job_token
     a->code = TD_OK;
     a->is_done = false;
     a->was_reasoning = a->is_analysis && !is_special;
-    if (logprobs && !is_special && !remember_origin(a, logprobs)) no_memory(a);
-    int code =
-        a->parser ? td_harmony_feed(a->parser, token, on_chat_event, a, err) : feed_plain(a, token);
+    if (logprobs && !is_special && !a->is_ahead && !remember_origin(a, logprobs)) no_memory(a);
+    int code = a->parser ? feed_chat(a, token, err) : feed_plain(a, token);
     if (code == TD_OK) code = a->code;
     if (code != TD_OK) return td_fail(err, code, "no memory for the text of the answer");
     if (is_special) forget_silent(a);

@@ -19,6 +19,8 @@ int td_answer_begin(struct td_answer *a, int32_t token, struct td_error *err) TD
 // ends here, *end_out says how. Fails: TD_ENOMEM.
 int td_answer_feed(struct td_answer *a, int32_t token, const struct td_job_token *logprobs,
                    bool *is_over_out, enum td_job_end *end_out, struct td_error *err) TD_MUST_CHECK;
+// If no more tokens come now, nothing is cut off: the last ones might have become a further call.
+bool td_answer_is_whole(const struct td_answer *a);
 // No more tokens come: gives what was held back. *stopped_out: a stop text was found in it.
 int td_answer_finish(struct td_answer *a, bool *stopped_out, struct td_error *err) TD_MUST_CHECK;
 

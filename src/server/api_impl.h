@@ -144,6 +144,7 @@ struct td_ask {
     size_t n_tools;
     enum td_tool_choice tool_choice;
     const char *tool_name; // of TD_TOOLS_NAMED
+    enum td_job_calls n_calls_wanted;
     enum td_effort effort;
     bool no_reasoning; // the final channel at once
 
@@ -187,9 +188,9 @@ void td_talk_call(struct td_ask *a, const struct td_where *at, const char *id,
 void td_talk_result(struct td_ask *a, const struct td_where *at, const char *id, const char *name,
                     struct td_str content);
 void td_talk_end(struct td_ask *a); // all messages are there
-// A function: {"name","description","parameters"}; room for n was made with td_talk_tools.
-void td_talk_tools(struct td_ask *a, size_t n);
-void td_talk_tool(struct td_ask *a, const json_t *function, const struct td_where *at);
+// The list "tools" of functions, each at [inner] of its element (NULL: the element itself), and
+// "parallel_tool_calls".
+void td_talk_tools(struct td_ask *a, const json_t *o, const char *inner);
 // "none", "auto", "required", or an object with the function's name at [inner].name or .name.
 void td_talk_choice(struct td_ask *a, const json_t *o, const char *inner);
 

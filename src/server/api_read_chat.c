@@ -48,7 +48,6 @@ static void read_assistant(struct td_ask *a, const json_t *message, const struct
     const struct td_where list = {.up = at, .key = "tool_calls"};
     size_t i;
     const json_t *call;
-    td_talk_end(a);
     json_array_foreach(calls, i, call)
     {
         const struct td_where here = {.up = &list, .i = i};
@@ -138,29 +137,6 @@ static void read_messages(struct td_ask *a)
     td_talk_end(a);
 }
 
-static void read_tools(struct td_ask *a)
-{
-    json_t *tools = td_read_array(&a->rd, a->root, NULL, "tools");
-    const struct td_where list = {.key = "tools"};
-    size_t i;
-    const json_t *tool;
-    td_talk_tools(a, json_array_size(tools));
-    json_array_foreach(tools, i, tool)
-    {
-        const struct td_where at = {.up = &list, .i = i};
-        const struct td_where inner = {.up = &at, .key = "function"};
-        const char *type = NULL;
-        if (!json_is_object(tool)) td_fault_type(&a->rd, &at, NULL, "an object", tool);
-        (void)td_read_text(&a->rd, tool, &at, "type", &type);
-        if (type && strcmp(type, "function") != 0)
-            td_fault_set(&a->rd, 400, "unsupported_parameter", &at, "type",
-                         "only functions are supported, not '%.40s'", type);
-        const json_t *function = td_read_object(&a->rd, tool, &at, "function");
-        if (td_is_fine(&a->rd)) td_talk_tool(a, function, &inner);
-        if (!td_is_fine(&a->rd)) return;
-    }
-}
-
 static void read_logprobs(struct td_ask *a)
 {
     int64_t n = 0;
@@ -222,7 +198,7 @@ void td_read_chat(struct td_ask *a)
     (void)td_read_bool(&a->rd, o, NULL, "ignore_eos", &a->ignore_end);
     if (td_read_int(&a->rd, o, NULL, "n", (struct td_range){1, TD_API_MAX_CHOICES}, &n))
         a->n = (uint32_t)n;
-    if (td_is_fine(&a->rd)) read_tools(a);
+    if (td_is_fine(&a->rd)) td_talk_tools(a, o, "function");
     if (td_is_fine(&a->rd)) td_talk_choice(a, o, "function");
     if (td_is_fine(&a->rd)) read_messages(a);
 }

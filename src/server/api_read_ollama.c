@@ -129,29 +129,11 @@ static void read_message(struct td_ask *a, const json_t *message, const struct t
     td_talk_add(a, &m);
 }
 
-static void read_tools(struct td_ask *a)
-{
-    json_t *tools = td_read_array(&a->rd, a->root, NULL, "tools");
-    const struct td_where list = {.key = "tools"};
-    size_t i;
-    const json_t *tool;
-    td_talk_tools(a, json_array_size(tools));
-    json_array_foreach(tools, i, tool)
-    {
-        const struct td_where at = {.up = &list, .i = i};
-        const struct td_where inner = {.up = &at, .key = "function"};
-        if (!json_is_object(tool)) td_fault_type(&a->rd, &at, NULL, "an object", tool);
-        const json_t *function = td_read_object(&a->rd, tool, &at, "function");
-        if (td_is_fine(&a->rd)) td_talk_tool(a, function, &inner);
-        if (!td_is_fine(&a->rd)) return;
-    }
-}
-
 void td_read_ollama_chat(struct td_ask *a)
 {
     a->is_chat = true;
     read_common(a);
-    if (td_is_fine(&a->rd)) read_tools(a);
+    if (td_is_fine(&a->rd)) td_talk_tools(a, a->root, "function");
     const json_t *messages = td_read_array(&a->rd, a->root, NULL, "messages");
     // Without messages it is a request to load the model, which is there.
     a->is_load = json_array_size(messages) == 0;

@@ -162,27 +162,6 @@ static void read_input(struct td_ask *a)
     td_talk_end(a);
 }
 
-static void read_tools(struct td_ask *a)
-{
-    json_t *tools = td_read_array(&a->rd, a->root, NULL, "tools");
-    const struct td_where list = {.key = "tools"};
-    size_t i;
-    const json_t *tool;
-    td_talk_tools(a, json_array_size(tools));
-    json_array_foreach(tools, i, tool)
-    {
-        const struct td_where at = {.up = &list, .i = i};
-        const char *type = "";
-        if (!json_is_object(tool)) td_fault_type(&a->rd, &at, NULL, "an object", tool);
-        (void)td_read_text(&a->rd, tool, &at, "type", &type);
-        if (strcmp(type, "function") != 0)
-            td_fault_set(&a->rd, 400, "unsupported_parameter", &at, "type",
-                         "only functions are supported, not '%.40s'", type);
-        if (td_is_fine(&a->rd)) td_talk_tool(a, tool, &at);
-        if (!td_is_fine(&a->rd)) return;
-    }
-}
-
 static void read_include(struct td_ask *a)
 {
     const struct td_where list = {.key = "include"};
@@ -250,7 +229,7 @@ void td_read_responses(struct td_ask *a)
         td_talk_add(a, &(struct td_message){.role = TD_ROLE_DEVELOPER,
                                             .content = instructions,
                                             .content_bytes = strlen(instructions)});
-    if (td_is_fine(&a->rd)) read_tools(a);
+    if (td_is_fine(&a->rd)) td_talk_tools(a, o, NULL);
     if (td_is_fine(&a->rd)) td_talk_choice(a, o, NULL);
     if (td_is_fine(&a->rd)) read_input(a);
 }

@@ -98,20 +98,9 @@ void td_talk_end(struct td_ask *a)
     flush_calls(a);
 }
 
-void td_talk_tools(struct td_ask *a, size_t n)
-{
-    if (n == 0) return;
-    if (n > 1024) {
-        td_fault_set(&a->rd, 400, NULL, NULL, "tools", "at most 1024 tools, not %zu", n);
-        return;
-    }
-    a->tools = td_reader_keep(&a->rd, calloc(n, sizeof(*a->tools)));
-}
-
-void td_talk_tool(struct td_ask *a, const json_t *function, const struct td_where *at)
+static void add_tool(struct td_ask *a, const json_t *function, const struct td_where *at)
 {
     struct td_tool tool = {0};
-    if (!a->tools) return;
     if (!td_read_text(&a->rd, function, at, "name", &tool.name)) {
         td_fault_set(&a->rd, 400, NULL, at, "name", "the function has no name");
         return;
@@ -125,6 +114,41 @@ void td_talk_tool(struct td_ask *a, const json_t *function, const struct td_wher
     const json_t *parameters = td_read_object(&a->rd, function, at, "parameters");
     if (parameters) tool.parameters = td_reader_keep(&a->rd, json_dumps(parameters, JSON_COMPACT));
     a->tools[a->n_tools++] = tool;
+}
+
+static void read_tool(struct td_ask *a, const json_t *tool, const struct td_where *at,
+                      const char *inner)
+{
+    const struct td_where at_inner = {.up = at, .key = inner};
+    const char *type = inner ? NULL : ""; // a tool that is flat says what it is
+    if (!json_is_object(tool)) td_fault_type(&a->rd, at, NULL, "an object", tool);
+    (void)td_read_text(&a->rd, tool, at, "type", &type);
+    if (type && strcmp(type, "function") != 0)
+        td_fault_set(&a->rd, 400, "unsupported_parameter", at, "type",
+                     "only functions are supported, not '%.40s'", type);
+    const json_t *function = inner ? td_read_object(&a->rd, tool, at, inner) : tool;
+    if (td_is_fine(&a->rd)) add_tool(a, function, inner ? &at_inner : at);
+}
+
+void td_talk_tools(struct td_ask *a, const json_t *o, const char *inner)
+{
+    const json_t *tools = td_read_array(&a->rd, o, NULL, "tools");
+    const struct td_where list = {.key = "tools"};
+    const size_t n = json_array_size(tools);
+    bool is_parallel = false;
+    size_t i;
+    const json_t *tool;
+    if (td_read_bool(&a->rd, o, NULL, "parallel_tool_calls", &is_parallel))
+        a->n_calls_wanted = is_parallel ? TD_JOB_CALLS_MORE : TD_JOB_CALLS_ONE;
+    if (n > 1024) td_fault_set(&a->rd, 400, NULL, NULL, "tools", "at most 1024 tools, not %zu", n);
+    if (n == 0 || !td_is_fine(&a->rd)) return;
+    a->tools = td_reader_keep(&a->rd, calloc(n, sizeof(*a->tools)));
+    json_array_foreach(tools, i, tool)
+    {
+        const struct td_where at = {.up = &list, .i = i};
+        if (!td_is_fine(&a->rd)) return;
+        read_tool(a, tool, &at, inner);
+    }
 }
 
 static bool has_tool(const struct td_ask *a, const char *name)

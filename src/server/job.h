@@ -21,6 +21,14 @@
 
 struct td_job;
 
+// How many tool calls an answer may have.
+enum td_job_calls {
+    // Those that are written before the token that ends both a call and the answer.
+    TD_JOB_CALLS_AS_WRITTEN,
+    TD_JOB_CALLS_ONE,  // it ends with the first
+    TD_JOB_CALLS_MORE, // that token ends it only where no further call follows
+};
+
 struct td_job_spec {
     const int32_t *tokens; // (n_tokens) the prompt
     uint32_t n_tokens;
@@ -37,7 +45,8 @@ struct td_job_spec {
     // caller (a call of a certain function, the final channel at once). What reads the answer is
     // fed with them before the first token; their events are given out as if they were written.
     uint32_t n_begun;
-    bool ignore_end; // goes on after the token that ends an answer
+    enum td_job_calls calls; // with is_chat
+    bool ignore_end;         // goes on after the token that ends an answer
     bool wants_logprobs;
     uint32_t n_top;  // 0 .. TD_JOB_MAX_TOP, with wants_logprobs
     uint64_t client; // whose it is: clients take turns in the queue

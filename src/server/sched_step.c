@@ -139,7 +139,7 @@ static void write_token(struct td_sched *s, struct td_work *w)
     if (code != TD_OK)
         td_sched_end(s, w, end, &err);
     else
-        end_answer(s, w, is_over ? end : TD_JOB_LENGTH);
+        end_answer(s, w, is_over || td_answer_is_whole(w->answer) ? end : TD_JOB_LENGTH);
 }
 
 // What a step that failed means for those in it. TD_ECANCEL: the cancelled ones are found by their

@@ -200,6 +200,20 @@ static const struct td_job_event call[] = {
     ENDS(TD_JOB_TOOLS),
 };
 
+static const struct td_job_event calls[] = {
+    TOOL(TD_JOB_TOOL_BEGIN, "get_weather"),
+    TOOL(TD_JOB_TOOL_ARGS, "{\"city\":"),
+    TOOL(TD_JOB_TOOL_ARGS, "\"Bern\"}"),
+    TOOL(TD_JOB_TOOL_END, ""),
+    SAYS(TD_CHANNEL_COMMENTARY, "And there."),
+    TOOL(TD_JOB_TOOL_BEGIN, "get_weather"),
+    TOOL(TD_JOB_TOOL_ARGS, "{\"city\":\"Basel\"}"),
+    TOOL(TD_JOB_TOOL_END, ""),
+    TOOL(TD_JOB_TOOL_BEGIN, "get_time"),
+    TOOL(TD_JOB_TOOL_END, ""),
+    ENDS(TD_JOB_TOOLS),
+};
+
 static const struct td_job_event cut[] = {
     SAYS(TD_CHANNEL_COMMENTARY, "First."),
     SAYS(TD_CHANNEL_FINAL, "Then it sto"),
@@ -247,6 +261,10 @@ static void chat(void **state)
     golden("chat-call", 200, "/v1/chat/completions", "{" HELLO "," TOOLS "}");
     golden("chat-call-stream", 200, "/v1/chat/completions",
            "{\"stream\":true," HELLO "," TOOLS "}");
+    PLAY(calls);
+    golden("chat-calls", 200, "/v1/chat/completions", "{" HELLO "," TOOLS "}");
+    golden("chat-calls-stream", 200, "/v1/chat/completions",
+           "{\"stream\":true," HELLO "," TOOLS "}");
     PLAY(cut);
     golden("chat-cut", 200, "/v1/chat/completions", "{" HELLO "}");
     PLAY(with_tokens);
@@ -287,6 +305,11 @@ static void responses(void **state)
     golden("responses-call", 200, "/v1/responses", "{\"input\":\"hello\"," FLAT_TOOLS "}");
     golden("responses-call-stream", 200, "/v1/responses",
            "{\"input\":\"hello\",\"stream\":true," FLAT_TOOLS "}");
+    PLAY(calls);
+    golden("responses-calls", 200, "/v1/responses",
+           "{\"input\":\"hello\",\"parallel_tool_calls\":true," FLAT_TOOLS "}");
+    golden("responses-calls-stream", 200, "/v1/responses",
+           "{\"input\":\"hello\",\"stream\":true," FLAT_TOOLS "}");
     PLAY(cut);
     golden("responses-cut", 200, "/v1/responses", "{\"input\":\"hello\"}");
     PLAY(with_tokens);
@@ -308,6 +331,10 @@ static void ollama(void **state)
     golden("ollama-call", 200, "/api/chat",
            "{\"model\":\"m\",\"stream\":false," HELLO "," TOOLS "}");
     golden("ollama-call-stream", 200, "/api/chat", "{\"model\":\"m\"," HELLO "," TOOLS "}");
+    PLAY(calls);
+    golden("ollama-calls", 200, "/api/chat",
+           "{\"model\":\"m\",\"stream\":false," HELLO "," TOOLS "}");
+    golden("ollama-calls-stream", 200, "/api/chat", "{\"model\":\"m\"," HELLO "," TOOLS "}");
     PLAY(cut);
     golden("ollama-cut", 200, "/api/chat", "{\"model\":\"m\",\"stream\":false," HELLO "}");
 }

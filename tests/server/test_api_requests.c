@@ -155,6 +155,17 @@ static void calls(void **state)
     assert_int_equal(head.status, 200);
     assert_prompt(want);
 
+    // The same, one call a message.
+    post(CHAT,
+         "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},"
+         "{\"role\":\"assistant\",\"content\":\"Wait.\",\"reasoning_content\":\"Two.\","
+         "\"tool_calls\":[{\"id\":\"a\",\"function\":{\"name\":\"f\",\"arguments\":\"{1}\"}}]},"
+         "{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"b\",\"function\":{\"name\":\"g\","
+         "\"arguments\":\"{2}\"}}]},{\"role\":\"tool\",\"tool_call_id\":\"a\",\"content\":\"A\"},"
+         "{\"role\":\"tool\",\"tool_call_id\":\"b\",\"content\":\"B\"}]}");
+    assert_int_equal(head.status, 200);
+    assert_prompt(want);
+
     post("/v1/responses",
          "{\"input\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_text\",\"text\":\"hi\"}]},"
          "{\"type\":\"reasoning\",\"id\":\"rs_1\",\"summary\":[],\"content\":[{\"type\":"
@@ -222,6 +233,19 @@ static void tools(void **state)
     post("/v1/responses", "{\"input\":\"hi\",\"tools\":[{\"type\":\"function\",\"name\":\"g\"}],"
                           "\"tool_choice\":\"required\"}");
     assert_true(ends_with(prompt(), "to=functions.g <|constrain|>json<|message|>"));
+    // How many calls an answer may have.
+    post(CHAT, "{" HI "," TOOLS "}");
+    assert_int_equal(asked.spec.calls, TD_JOB_CALLS_AS_WRITTEN);
+    post(CHAT, "{" HI "," TOOLS ",\"parallel_tool_calls\":false}");
+    assert_int_equal(asked.spec.calls, TD_JOB_CALLS_ONE);
+    post(CHAT, "{" HI "," TOOLS ",\"parallel_tool_calls\":true}");
+    assert_int_equal(asked.spec.calls, TD_JOB_CALLS_MORE);
+    post(CHAT, "{" HI "," TOOLS ",\"parallel_tool_calls\":true,\"tool_choice\":{\"type\":"
+               "\"function\",\"function\":{\"name\":\"g\"}}}");
+    assert_int_equal(asked.spec.calls, TD_JOB_CALLS_ONE);
+    post("/v1/responses", "{\"input\":\"hi\",\"tools\":[{\"type\":\"function\",\"name\":\"g\"}],"
+                          "\"parallel_tool_calls\":true}");
+    assert_int_equal(asked.spec.calls, TD_JOB_CALLS_MORE);
     // No reasoning and tools: it must be free to choose its channel.
     post(CHAT, "{" HI "," TOOLS ",\"reasoning_effort\":\"none\"}");
     assert_int_equal(asked.spec.n_begun, 0);
@@ -378,6 +402,8 @@ static const struct {
      "text.format.type: "},
     {"/v1/responses", "{\"input\":\"hi\",\"tools\":[{\"type\":\"web_search\"}]}",
      "tools[0].type: "},
+    {CHAT, "{" HI ",\"parallel_tool_calls\":\"no\"}",
+     "parallel_tool_calls: true or false is expected, not a string"},
     {"/v1/responses", "{\"input\":[{\"type\":\"item_reference\",\"id\":\"x\"}]}",
      "input[0].type: items of type 'item_reference' are not supported"},
     {"/v1/responses", "{\"input\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_image\"}]}]}",

@@ -290,8 +290,9 @@ static void write_answer(struct answer *a, struct td_job *job, const char *text,
         answer_take(a);
     }
     bool is_stopped = false;
+    const bool is_whole = is_over || td_answer_is_whole(writer);
     OK(td_answer_finish(writer, &is_stopped, &err));
-    if (!is_over) end = is_stopped ? TD_JOB_STOPPED : TD_JOB_LENGTH;
+    if (!is_whole) end = is_stopped ? TD_JOB_STOPPED : TD_JOB_LENGTH;
     answer_take(a);
     a->end = end;
     if (n_reasoning) *n_reasoning = td_answer_n_reasoning(writer);
@@ -349,6 +350,79 @@ static void a_tool_call(void **state)
     answer_end(&a);
 }
 
+#define CALL(args, end) "<|channel|>commentary to=functions.f <|constrain|>json<|message|>" args end
+#define NEXT            "<|start|>assistant"
+#define FINAL           "<|channel|>final<|message|>Done.<|return|>"
+
+#define WRITTEN TD_JOB_CALLS_AS_WRITTEN
+#define ONE     TD_JOB_CALLS_ONE
+#define MORE    TD_JOB_CALLS_MORE
+
+// What a model writes behind a call, and which calls an answer has then.
+static void several_tool_calls(void **state)
+{
+    (void)state;
+    static const char one[] = "f(1)", two[] = "f(1)f(2)";
+    static const struct {
+        const char *text, *calls, *final;
+        enum td_job_calls mode;
+    } cases[] = {
+        // Ended as any message is: the answer goes on.
+        {CALL("1", "<|end|>") NEXT CALL("2", "<|call|>"), two, "", WRITTEN},
+        {CALL("1", "<|end|>") NEXT CALL("2", "<|end|>") NEXT FINAL, two, "Done.", WRITTEN},
+        {CALL("1", "<|end|>") NEXT CALL("2", "<|call|>"), one, "", ONE},
+        {CALL("1", "") NEXT CALL("2", "<|call|>"), two, "", WRITTEN}, // no end at all
+        {CALL("1", "") NEXT CALL("2", "<|call|>"), one, "", ONE},
+        {CALL("1", "<|end|>") NEXT CALL("2", "<|call|>") NEXT CALL("3", "<|return|>"),
+         "f(1)f(2)f(3)", "", MORE},
+        // Ended as a call is: so is the answer, unless more are wanted and there are more.
+        {CALL("1", "<|call|>") NEXT CALL("2", "<|call|>"), one, "", WRITTEN},
+        {CALL("1", "<|call|>") NEXT CALL("2", "<|call|>"), one, "", ONE},
+        {CALL("1", "<|call|>") NEXT CALL("2", "<|call|><|call|>") NEXT CALL("3", ""), two, "",
+         MORE},
+        {CALL("1", "<|call|>") NEXT
+         " to=functions.f<|channel|>commentary json<|message|>2<|call|>x",
+         two, "", MORE},
+        // Anything else behind it is not said: a call that stutters, its own result, an answer
+        // without one, a header in plain letters.
+        {CALL("1", "<|call|><|call|>") NEXT CALL("2", "<|call|>"), one, "", MORE},
+        {CALL("1", "<|call|>commentary") CALL("2", "<|call|>"), one, "", MORE},
+        {CALL("1", "<|call|>") "<|start|>functions.f to=assistant<|channel|>commentary<|message|>2"
+                               "<|end|>",
+         one, "", MORE},
+        {CALL("1", "<|call|>") NEXT FINAL, one, "", MORE},
+        {CALL("1", "<|call|>") NEXT "<|channel|>commentary<|message|>Hm.<|end|>", one, "", MORE},
+        {CALL("1", "<|call|>") "<|start|>ass<|start|>istant" CALL("2", "<|call|>"), one, "", MORE},
+        {CALL("1", "<|call|>") "<" NEXT CALL("2", "<|call|>"), one, "", MORE},
+        {CALL("1", "<|call|><|return|>"), one, "", MORE},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct answer a;
+        struct td_job *job = open_job(NULL, 0, true, true);
+        job->spec.calls = cases[i].mode;
+        write_answer(&a, job, cases[i].text, NULL);
+        assert_string_equal(a.calls, cases[i].calls);
+        assert_string_equal(a.text[TD_CHANNEL_FINAL], cases[i].final);
+        assert_string_equal(a.text[TD_CHANNEL_COMMENTARY], "");
+        assert_int_equal(a.end, TD_JOB_TOOLS);
+        answer_end(&a);
+    }
+    // The limit comes where nothing is cut off, and where something is.
+    struct answer a;
+    struct td_job *job = open_job(NULL, 0, true, false);
+    job->spec.calls = MORE;
+    write_answer(&a, job, CALL("1", "<|call|>") NEXT "<|channel|>comm", NULL);
+    assert_string_equal(a.calls, one);
+    assert_int_equal(a.end, TD_JOB_TOOLS);
+    answer_end(&a);
+    job = open_job(NULL, 0, true, false);
+    job->spec.calls = MORE;
+    write_answer(&a, job, CALL("1", "<|call|>") NEXT CALL("2", ""), NULL);
+    assert_string_equal(a.calls, "f(1)f(2");
+    assert_int_equal(a.end, TD_JOB_LENGTH);
+    answer_end(&a);
+}
+
 static void stops_are_for_the_final_channel(void **state)
 {
     (void)state;
@@ -392,6 +466,7 @@ int main(void)
         cmocka_unit_test(stops_in_any_pieces),
         cmocka_unit_test(a_chat_answer),
         cmocka_unit_test(a_tool_call),
+        cmocka_unit_test(several_tool_calls),
         cmocka_unit_test(stops_are_for_the_final_channel),
         cmocka_unit_test(held_text_comes_at_the_end),
     };
