@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The folder: who may use it, which files there are, which of them helps a prompt, which go when
-// there are too many. A file's head and writing it are kvdisk_io.c's, reading its
-// KV is kvdisk_load.c's.
+// there are too many. A file's head is kvdisk_io.c's, writing one kvdisk_save.c's, reading its KV
+// kvdisk_load.c's.
 //
 // What is not a regular file of this user alone (a link, a pipe, another owner, others may read
 // it) is left alone and not used. A file with a wrong head, size or sum is removed. One of another
@@ -20,8 +20,8 @@
 
 #include "base/log.h"
 
-#define SUFFIX      ".kv"
-#define TEMP_SUFFIX ".kv.new"
+#define SUFFIX      TD_KVDISK_SUFFIX
+#define TEMP_SUFFIX SUFFIX TD_KVDISK_NEW
 #define MAX_ENTRIES 65536u
 
 int td_kvdisk_errno(struct td_error *err, const char *what)
@@ -33,16 +33,16 @@ int td_kvdisk_errno(struct td_error *err, const char *what)
 
 // ---- entries ----------------------------------------------------------------------------------
 
-static void free_entry(struct td_kvdisk_entry *x)
+void td_kvdisk_free_entry(struct td_kvdisk_entry *x)
 {
     free(x->tokens);
     free(x->stops);
 }
 
-static void forget_entry(struct td_kvdisk *d, uint32_t i)
+void td_kvdisk_forget(struct td_kvdisk *d, uint32_t i)
 {
     d->bytes -= d->entries[i].bytes;
-    free_entry(&d->entries[i]);
+    td_kvdisk_free_entry(&d->entries[i]);
     d->entries[i] = d->entries[--d->n_entries];
 }
 
@@ -50,10 +50,10 @@ void td_kvdisk_remove(struct td_kvdisk *d, uint32_t i)
 {
     if (unlinkat(d->fd, d->entries[i].name, 0) && errno != ENOENT)
         td_log(TD_LOG_WARN, "KV on disk: %s cannot be removed", d->entries[i].name);
-    forget_entry(d, i);
+    td_kvdisk_forget(d, i);
 }
 
-static bool add_entry(struct td_kvdisk *d, const struct td_kvdisk_entry *x)
+bool td_kvdisk_add(struct td_kvdisk *d, const struct td_kvdisk_entry *x)
 {
     if (d->n_entries == MAX_ENTRIES) return false;
     if (d->n_entries == d->cap) {
@@ -68,7 +68,7 @@ static bool add_entry(struct td_kvdisk *d, const struct td_kvdisk_entry *x)
     return true;
 }
 
-static uint64_t now_ns(void)
+uint64_t td_kvdisk_now_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
@@ -85,7 +85,7 @@ static uint32_t find_name(const struct td_kvdisk *d, const char *name)
 void td_kvdisk_used(struct td_kvdisk *d, const char *name, int fd)
 {
     const uint32_t i = find_name(d, name);
-    if (i < d->n_entries) d->entries[i].used_ns = now_ns();
+    if (i < d->n_entries) d->entries[i].used_ns = td_kvdisk_now_ns();
     (void)futimens(fd, NULL); // for the next start; without it, the order is a little worse
 }
 
@@ -97,21 +97,27 @@ void td_kvdisk_damaged(struct td_kvdisk *d, const char *name, const char *why)
     td_kvdisk_remove(d, i);
 }
 
-// Gives up what was used longest ago, and is not to go anyway, until the folder has room.
-static void make_room(struct td_kvdisk *d, uint64_t bytes)
+bool td_kvdisk_make_room(struct td_kvdisk *d, uint64_t bytes, uint64_t used_ns)
 {
-    for (;;) {
-        uint64_t left = 0;
+    uint64_t left = 0, stays = 0;
+    for (uint32_t i = 0; i < d->n_entries; i++) {
+        const struct td_kvdisk_entry *x = &d->entries[i];
+        if (x->is_superseded) continue;
+        left += x->bytes;
+        if (x->used_ns >= used_ns) stays += x->bytes;
+    }
+    if (bytes > d->cfg_max_bytes || stays > d->cfg_max_bytes - bytes) return false;
+    while (left > d->cfg_max_bytes - bytes) {
         uint32_t oldest = UINT32_MAX;
         for (uint32_t i = 0; i < d->n_entries; i++) {
             const struct td_kvdisk_entry *x = &d->entries[i];
             if (x->is_superseded) continue;
-            left += x->bytes;
             if (oldest == UINT32_MAX || x->used_ns < d->entries[oldest].used_ns) oldest = i;
         }
-        if (oldest == UINT32_MAX || left + bytes <= d->cfg_max_bytes) return;
+        left -= d->entries[oldest].bytes;
         td_kvdisk_remove(d, oldest);
     }
+    return true;
 }
 
 // ---- the folder as it is found ----------------------------------------------------------------
@@ -157,7 +163,7 @@ static int read_entry(struct td_kvdisk *d, struct td_kvdisk_entry *x, int fd, st
     free(head);
     x->is_ours = code == TD_OK;
     if (code) {
-        free_entry(x);
+        td_kvdisk_free_entry(x);
         x->tokens = NULL;
         x->stops = NULL;
     }
@@ -183,8 +189,8 @@ static int find_file(struct td_kvdisk *d, const char *name, struct td_error *err
         return TD_OK;
     }
     if (code == TD_ENOMEM) return td_fail(err, code, "%s", why.msg);
-    if (add_entry(d, &x)) return TD_OK;
-    free_entry(&x);
+    if (td_kvdisk_add(d, &x)) return TD_OK;
+    td_kvdisk_free_entry(&x);
     return td_fail(err, TD_ENOMEM, "KV on disk: more files than can be listed");
 }
 
@@ -254,7 +260,7 @@ int td_kvdisk_open(struct td_kvdisk **out, const struct td_kvdisk_config *cfg,
         td_kvdisk_close(d);
         return code;
     }
-    make_room(d, 0);
+    (void)td_kvdisk_make_room(d, 0, UINT64_MAX);
     *out = d;
     return TD_OK;
 }
@@ -262,7 +268,7 @@ int td_kvdisk_open(struct td_kvdisk **out, const struct td_kvdisk_config *cfg,
 void td_kvdisk_close(struct td_kvdisk *d)
 {
     if (!d) return;
-    for (uint32_t i = 0; i < d->n_entries; i++) free_entry(&d->entries[i]);
+    for (uint32_t i = 0; i < d->n_entries; i++) td_kvdisk_free_entry(&d->entries[i]);
     free(d->entries);
     td_kvdisk_close_io(d);
     if (d->lock_fd >= 0) close(d->lock_fd);
@@ -278,7 +284,7 @@ uint64_t td_kvdisk_bytes(const struct td_kvdisk *d)
 
 // ---- what helps -------------------------------------------------------------------------------
 
-static uint32_t n_same(const int32_t *a, uint32_t n_a, const int32_t *b, uint32_t n_b)
+uint32_t td_kvdisk_same(const int32_t *a, uint32_t n_a, const int32_t *b, uint32_t n_b)
 {
     uint32_t same = 0;
     while (same < n_a && same < n_b && a[same] == b[same]) same++;
@@ -286,7 +292,7 @@ static uint32_t n_same(const int32_t *a, uint32_t n_a, const int32_t *b, uint32_
 }
 
 // How many of its stops lie within the first n tokens.
-static uint32_t n_stops_in(const struct td_kvdisk_entry *x, uint32_t n)
+uint32_t td_kvdisk_stops_in(const struct td_kvdisk_entry *x, uint32_t n)
 {
     uint32_t i = 0;
     while (i < x->n_stops && x->stops[i].pos <= n) i++;
@@ -300,7 +306,8 @@ uint32_t td_kvdisk_best(const struct td_kvdisk *d, const int32_t *tokens, uint32
     for (uint32_t i = 0; i < d->n_entries && n > 0; i++) {
         const struct td_kvdisk_entry *x = &d->entries[i];
         if (!x->is_ours) continue;
-        const uint32_t n_stops = n_stops_in(x, n_same(x->tokens, x->n_tokens, tokens, n - 1));
+        const uint32_t n_stops =
+            td_kvdisk_stops_in(x, td_kvdisk_same(x->tokens, x->n_tokens, tokens, n - 1));
         if (n_stops == 0 || x->stops[n_stops - 1].pos <= most) continue;
         most = x->stops[n_stops - 1].pos;
         best = i;
@@ -314,111 +321,4 @@ uint32_t td_kvdisk_find(struct td_kvdisk *d, const int32_t *tokens, uint32_t n)
     uint32_t n_stops = 0;
     const uint32_t i = td_kvdisk_best(d, tokens, n, &n_stops);
     return i < d->n_entries ? d->entries[i].stops[n_stops - 1].pos : 0;
-}
-
-// ---- what is worth a file ---------------------------------------------------------------------
-
-// A file covers the timeline when all of its prompt can be taken up from it: the next turn drops or
-// repeats the answer.
-static bool is_covered(const struct td_kvdisk *d, const struct td_timeline *t, uint32_t end)
-{
-    const uint32_t need = t->n_prompt > 0 && t->n_prompt < end ? t->n_prompt : end;
-    for (uint32_t i = 0; i < d->n_entries; i++) {
-        const struct td_kvdisk_entry *x = &d->entries[i];
-        if (!x->is_ours) continue;
-        const uint32_t k = n_stops_in(x, n_same(x->tokens, x->n_tokens, t->tokens, end));
-        if (k > 0 && x->stops[k - 1].pos >= need) return true;
-    }
-    return false;
-}
-
-// Files whose prompt the new one begins with, and can be taken up as far on.
-static void mark_superseded(struct td_kvdisk *d, const struct td_kvdisk_entry *new)
-{
-    for (uint32_t i = 0; i < d->n_entries; i++) {
-        struct td_kvdisk_entry *x = &d->entries[i];
-        x->is_superseded = false;
-        if (!x->is_ours) continue;
-        const uint32_t same = n_same(x->tokens, x->n_tokens, new->tokens, new->n_tokens);
-        const uint32_t theirs = n_stops_in(x, x->n_prompt), ours = n_stops_in(new, same);
-        if (same < x->n_prompt || ours == 0) continue;
-        x->is_superseded = theirs == 0 || new->stops[ours - 1].pos >= x->stops[theirs - 1].pos;
-    }
-}
-
-static void name_entry(const struct td_kvdisk *d, struct td_kvdisk_entry *x)
-{
-    uint8_t digest[16];
-    td_kvdisk_digest(d, x->tokens, x->n_tokens, digest);
-    for (unsigned i = 0; i < 16; i++) snprintf(x->name + (size_t)2 * i, 3, "%02x", digest[i]);
-    memcpy(x->name + 32, SUFFIX, sizeof(SUFFIX));
-}
-
-static int put_file(struct td_kvdisk *d, struct td_kvdisk_entry *x, const struct td_place *places,
-                    struct td_error *err)
-{
-    char temp[64];
-    snprintf(temp, sizeof(temp), "%.32s" TEMP_SUFFIX, x->name);
-    (void)unlinkat(d->fd, temp, 0);
-    const int fd = openat(d->fd, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0) return td_kvdisk_errno(err, temp);
-    int code = td_kvdisk_write(d, fd, x, places, err);
-    // What a delayed write could not do is told here at the latest, on file systems that tell.
-    if (close(fd) && !code) code = td_kvdisk_errno(err, x->name);
-    // No fsync: after a power cut a half-written file has a wrong sum, and is removed.
-    if (!code && renameat(d->fd, temp, d->fd, x->name)) code = td_kvdisk_errno(err, x->name);
-    if (code) (void)unlinkat(d->fd, temp, 0);
-    return code;
-}
-
-// Makes room, writes, and lists the new file; x is the list's then.
-static int save_entry(struct td_kvdisk *d, struct td_kvdisk_entry *x, const struct td_place *places,
-                      struct td_error *err)
-{
-    name_entry(d, x);
-    mark_superseded(d, x);
-    make_room(d, x->bytes);
-    struct td_error why = {0};
-    const int code = put_file(d, x, places, &why);
-    if (code) return td_fail(err, code, "KV on disk: %.200s", why.msg);
-    for (uint32_t i = d->n_entries; i > 0; i--) {
-        if (strcmp(d->entries[i - 1].name, x->name) == 0)
-            forget_entry(d, i - 1); // the new file has taken its place
-        else if (d->entries[i - 1].is_superseded)
-            td_kvdisk_remove(d, i - 1);
-    }
-    x->used_ns = now_ns();
-    x->is_ours = true;
-    if (add_entry(d, x)) return TD_OK;
-    (void)unlinkat(d->fd, x->name, 0);
-    return td_fail(err, TD_ENOMEM, "KV on disk: no memory to list one more file");
-}
-
-int td_kvdisk_save(struct td_kvdisk *d, const struct td_timeline *t, struct td_error *err)
-{
-    struct td_place *places = malloc(TD_KVFILE_MAX_STOPS * sizeof(*places));
-    if (!places) return td_fail(err, TD_ENOMEM, "no memory to write KV");
-    const uint32_t n_places = td_kvdisk_choose(d, t, places);
-    const uint32_t end = n_places ? places[n_places - 1].pos : 0;
-    int code = TD_OK;
-    if (end >= TD_KVDISK_MIN_TOKENS && end <= TD_KVFILE_MAX_TOKENS && !is_covered(d, t, end)) {
-        struct td_kvdisk_entry x = {.n_tokens = end,
-                                    .n_prompt = t->n_prompt < end ? t->n_prompt : end,
-                                    .n_stops = n_places,
-                                    .tokens = malloc(end * sizeof(*x.tokens)),
-                                    .stops = calloc(n_places, sizeof(*x.stops))};
-        if (x.tokens && x.stops) {
-            memcpy(x.tokens, t->tokens, end * sizeof(*x.tokens));
-            for (uint32_t i = 0; i < n_places; i++)
-                x.stops[i] =
-                    (struct td_kvfile_stop){.pos = places[i].pos, .is_mark = places[i].is_mark};
-            x.bytes = td_kvdisk_file_bytes(d, &x);
-            code = x.bytes <= d->cfg_max_bytes ? save_entry(d, &x, places, err) : TD_OK;
-        } else {
-            code = td_fail(err, TD_ENOMEM, "no memory to write KV");
-        }
-        if (!x.is_ours || code) free_entry(&x);
-    }
-    free(places);
-    return code;
 }

@@ -47,6 +47,20 @@ void td_kvdisk_end(struct td_kvdisk_load *load, uint32_t *n_out);
 // is as before, but for what was given up for room.
 int td_kvdisk_save(struct td_kvdisk *d, const struct td_timeline *t,
                    struct td_error *err) TD_MUST_CHECK;
+// The same beside the engine's steps, one at a time: a thread writes, so nothing waits for the disk
+// but td_kvdisk_save_end, before it is over. The timeline may change once it has begun; its pages
+// are pinned until they are written. td_kvdisk_save_begin: *out is NULL when there is nothing to
+// do. used_ns (of td_kvdisk_now_ns) is when the timeline was used: room is made only by files that
+// were used before it; without room there is nothing to do. td_kvdisk_save_end: gives_up ends it at
+// the next piece, as if it had not begun; has to be called before td_kvdisk_close.
+struct td_kvdisk_saving;
+int td_kvdisk_save_begin(struct td_kvdisk_saving **out, struct td_kvdisk *d,
+                         const struct td_timeline *t, uint64_t used_ns,
+                         struct td_error *err) TD_MUST_CHECK;
+uint64_t td_kvdisk_now_ns(void); // wall clock
+bool td_kvdisk_save_is_over(const struct td_kvdisk_saving *saving);
+int td_kvdisk_save_end(struct td_kvdisk_saving *saving, bool gives_up,
+                       struct td_error *err) TD_MUST_CHECK;
 uint64_t td_kvdisk_bytes(const struct td_kvdisk *d);
 
 #endif

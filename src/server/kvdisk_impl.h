@@ -7,7 +7,10 @@
 #include "server/kvfile.h"
 
 #include <sys/stat.h>
+#include <xxhash.h>
 
+#define TD_KVDISK_SUFFIX ".kv"
+#define TD_KVDISK_NEW    ".new" // behind it while it is written
 // What is read again sooner than a file is found.
 #define TD_KVDISK_MIN_TOKENS 128u
 
@@ -32,14 +35,26 @@ struct td_kvdisk {
     struct td_kvdisk_entry *entries;
     uint32_t n_entries, cap;
     uint64_t bytes;
-    uint8_t *piece; // room for one of the largest layer
-    void *sum;      // XXH3 state
+    uint64_t piece_bytes; // of the largest layer
+    uint8_t *piece;       // room for one
+    void *sum;            // XXH3 state
 };
 
 // kvdisk.c
 int td_kvdisk_errno(struct td_error *err, const char *what); // TD_EIO, with errno in words
 int td_kvdisk_open_file(const struct td_kvdisk *d, const char *name, struct stat *st); // or -1
-void td_kvdisk_remove(struct td_kvdisk *d, uint32_t i);
+void td_kvdisk_free_entry(struct td_kvdisk_entry *x);
+// Adds it to the list, which owns its arrays then. False: the list is full, or no memory.
+bool td_kvdisk_add(struct td_kvdisk *d, const struct td_kvdisk_entry *x);
+void td_kvdisk_forget(struct td_kvdisk *d, uint32_t i); // takes it from the list
+void td_kvdisk_remove(struct td_kvdisk *d, uint32_t i); // the file too
+// Gives up what was used longest ago, before used_ns, and is not to go anyway, until the folder has
+// room. False, and nothing is given up, when that is not enough.
+bool td_kvdisk_make_room(struct td_kvdisk *d, uint64_t bytes, uint64_t used_ns);
+// How many tokens two timelines begin with alike.
+uint32_t td_kvdisk_same(const int32_t *a, uint32_t n_a, const int32_t *b, uint32_t n_b);
+// How many of a file's stops lie within the first n tokens.
+uint32_t td_kvdisk_stops_in(const struct td_kvdisk_entry *x, uint32_t n);
 // Removes the file of that name, if it is listed, and says why.
 void td_kvdisk_damaged(struct td_kvdisk *d, const char *name, const char *why);
 void td_kvdisk_used(struct td_kvdisk *d, const char *name, int fd);
@@ -66,11 +81,7 @@ uint64_t td_kvdisk_file_bytes(const struct td_kvdisk *d, const struct td_kvdisk_
 // Reads and checks a head; *head_out is the caller's to free, NULL on failure.
 int td_kvdisk_read_head(int fd, uint64_t file_bytes, struct td_kvfile *out, uint8_t **head_out,
                         struct td_error *err);
-// Places of a timeline that a file shall have, ascending: (TD_KVFILE_MAX_STOPS).
-uint32_t td_kvdisk_choose(const struct td_kvdisk *d, const struct td_timeline *t,
-                          struct td_place *out);
-// Writes head and KV; fills the sums of x->stops.
-int td_kvdisk_write(struct td_kvdisk *d, int fd, struct td_kvdisk_entry *x,
-                    const struct td_place *places, struct td_error *err);
+struct td_kvfile td_kvdisk_describe(const struct td_kvdisk *d, const struct td_kvdisk_entry *x);
+void td_kvdisk_put_sum(XXH128_hash_t sum, uint8_t out[16]);
 
 #endif

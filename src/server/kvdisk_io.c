@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// One file of KV: how its bytes follow from stops and layout, its head, and how it is written from
-// a backend's spans. Reading its KV is kvdisk_load.c.
+// One file of KV: how its bytes follow from stops and layout, and its head. Writing it is
+// kvdisk_save.c, reading its KV kvdisk_load.c.
 #include "server/kvdisk_impl.h"
 
 #include "base/bytes.h"
@@ -12,9 +12,6 @@
 #include <string.h>
 #include <unistd.h>
 #include <xxhash.h>
-
-// Distance of further places where nothing is forgotten.
-#define STRIDE 1024u
 
 const struct td_spec *td_kvdisk_spec(const struct td_kvdisk *d)
 {
@@ -48,7 +45,7 @@ uint64_t td_kvdisk_payload_bytes(const struct td_kvdisk *d, const struct td_kvfi
     return bytes;
 }
 
-static struct td_kvfile describe(const struct td_kvdisk *d, const struct td_kvdisk_entry *x)
+struct td_kvfile td_kvdisk_describe(const struct td_kvdisk *d, const struct td_kvdisk_entry *x)
 {
     struct td_kvfile f = {.n_stops = x->n_stops,
                           .n_tokens = x->n_tokens,
@@ -61,11 +58,11 @@ static struct td_kvfile describe(const struct td_kvdisk *d, const struct td_kvdi
 
 uint64_t td_kvdisk_file_bytes(const struct td_kvdisk *d, const struct td_kvdisk_entry *x)
 {
-    const struct td_kvfile f = describe(d, x);
+    const struct td_kvfile f = td_kvdisk_describe(d, x);
     return td_kvfile_head_bytes(&f) + f.payload_bytes;
 }
 
-static void put_sum(XXH128_hash_t sum, uint8_t out[16])
+void td_kvdisk_put_sum(XXH128_hash_t sum, uint8_t out[16])
 {
     XXH128_canonical_t canonical;
     XXH128_canonicalFromHash(&canonical, sum);
@@ -100,7 +97,7 @@ static void hash_layout(struct td_kvdisk *d)
                            r->attn_factor};
     XXH3_128bits_update(sum, whole, sizeof(whole));
     XXH3_128bits_update(sum, real, sizeof(real));
-    put_sum(XXH3_128bits_digest(sum), d->layout);
+    td_kvdisk_put_sum(XXH3_128bits_digest(sum), d->layout);
 }
 
 void td_kvdisk_digest(const struct td_kvdisk *d, const int32_t *tokens, uint32_t n, uint8_t out[16])
@@ -110,19 +107,19 @@ void td_kvdisk_digest(const struct td_kvdisk *d, const int32_t *tokens, uint32_t
     XXH3_128bits_update(sum, d->weights, sizeof(d->weights));
     XXH3_128bits_update(sum, d->layout, sizeof(d->layout));
     XXH3_128bits_update(sum, tokens, n * sizeof(*tokens));
-    put_sum(XXH3_128bits_digest(sum), out);
+    td_kvdisk_put_sum(XXH3_128bits_digest(sum), out);
 }
 
 int td_kvdisk_open_io(struct td_kvdisk *d, struct td_error *err)
 {
     const struct td_spec *spec = td_kvdisk_spec(d);
     d->elem_bytes = td_engine_device_config(d->engine)->kv_f32 ? 4 : 2;
-    uint64_t most = 1;
+    d->piece_bytes = 1;
     for (uint32_t il = 0; il < spec->n_layers; il++) {
-        const uint64_t bytes = td_kvdisk_position_bytes(d, &spec->kv[il]);
-        if (bytes > most) most = bytes;
+        const uint64_t bytes = TD_KVFILE_PIECE * td_kvdisk_position_bytes(d, &spec->kv[il]);
+        if (bytes > d->piece_bytes) d->piece_bytes = bytes;
     }
-    d->piece = malloc(most * TD_KVFILE_PIECE);
+    d->piece = malloc(d->piece_bytes);
     d->sum = XXH3_createState();
     if (!d->piece || !d->sum) return td_fail(err, TD_ENOMEM, "no memory for KV on disk");
     hash_layout(d);
@@ -151,19 +148,6 @@ int td_kvdisk_read_bytes(int fd, void *out, uint64_t n, struct td_error *err)
     return TD_OK;
 }
 
-static int write_all(int fd, const void *in, uint64_t n, struct td_error *err)
-{
-    const uint8_t *at = in;
-    while (n > 0) {
-        const ssize_t put = write(fd, at, n);
-        if (put < 0 && errno == EINTR) continue;
-        if (put < 0) return td_kvdisk_errno(err, "its bytes");
-        at += put;
-        n -= (uint64_t)put;
-    }
-    return TD_OK;
-}
-
 int td_kvdisk_read_head(int fd, uint64_t file_bytes, struct td_kvfile *out, uint8_t **head_out,
                         struct td_error *err)
 {
@@ -187,96 +171,5 @@ int td_kvdisk_read_head(int fd, uint64_t file_bytes, struct td_kvfile *out, uint
         free(head);
     else
         *head_out = head;
-    return code;
-}
-
-// ---- writing ----------------------------------------------------------------------------------
-
-static uint32_t add_place(struct td_place *out, uint32_t n, struct td_place place)
-{
-    uint32_t at = n;
-    while (at > 0 && out[at - 1].pos > place.pos) at--;
-    if (at > 0 && out[at - 1].pos == place.pos) {
-        out[at - 1].is_mark |= place.is_mark;
-        return n;
-    }
-    if (n == TD_KVFILE_MAX_STOPS) return n;
-    memmove(&out[at + 1], &out[at], (n - at) * sizeof(*out));
-    out[at] = place;
-    return n + 1;
-}
-
-uint32_t td_kvdisk_choose(const struct td_kvdisk *d, const struct td_timeline *t,
-                          struct td_place *out)
-{
-    const struct td_backend *b = td_engine_backend(d->engine);
-    if (t->n_places == 0) return 0;
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < t->n_places; i++) {
-        const struct td_place *p = &t->places[i];
-        if (!p->is_mark && i + 1 < t->n_places) continue;
-        n = add_place(out, n, (struct td_place){p->kv, p->pos, p->is_mark});
-        // The same prompt once more: its last token is computed anew.
-        if (p->pos == t->n_prompt && p->pos > 1 && b->kv_holds(p->kv, p->pos - 1))
-            n = add_place(out, n, (struct td_place){p->kv, p->pos - 1, false});
-    }
-    // Where nothing has been forgotten, also in between.
-    const struct td_place *last = &t->places[t->n_places - 1];
-    if (t->n_prompt > 0 && t->n_prompt < last->pos && b->kv_holds(last->kv, t->n_prompt))
-        n = add_place(out, n, (struct td_place){last->kv, t->n_prompt, true});
-    const uint32_t stride = td_max_u32(STRIDE, last->pos / (TD_KVFILE_MAX_STOPS / 4));
-    for (uint32_t pos = stride; pos < last->pos; pos += stride)
-        if (b->kv_holds(last->kv, pos))
-            n = add_place(out, n, (struct td_place){last->kv, pos, false});
-    return n;
-}
-
-static int write_layer(struct td_kvdisk *d, int fd, struct td_kv_span *span, uint32_t end,
-                       struct td_error *err)
-{
-    const struct td_backend *b = td_engine_backend(d->engine);
-    const uint64_t pos_bytes = td_kvdisk_position_bytes(d, &td_kvdisk_spec(d)->kv[span->layer]);
-    for (; span->pos0 < end; span->pos0 += span->n) {
-        span->n = td_min_u32(end - span->pos0, TD_KVFILE_PIECE);
-        struct td_kv_pin *pin;
-        int code = b->kv_pin(&pin, span, err);
-        if (code) return code;
-        code = b->kv_read(pin, d->piece, span->n * pos_bytes, err);
-        b->kv_unpin(pin);
-        if (code) return code;
-        XXH3_128bits_update(d->sum, d->piece, span->n * pos_bytes);
-        code = write_all(fd, d->piece, span->n * pos_bytes, err);
-        if (code) return code;
-    }
-    return TD_OK;
-}
-
-int td_kvdisk_write(struct td_kvdisk *d, int fd, struct td_kvdisk_entry *x,
-                    const struct td_place *places, struct td_error *err)
-{
-    const struct td_spec *spec = td_kvdisk_spec(d);
-    const struct td_kvfile f = describe(d, x);
-    const size_t head_bytes = td_kvfile_head_bytes(&f);
-    uint8_t *head = malloc(head_bytes);
-    if (!head) return td_fail(err, TD_ENOMEM, "no memory for a head of %zu bytes", head_bytes);
-    // The sums come last, into the place that is kept for them.
-    int code = TD_OK;
-    if (lseek(fd, (off_t)head_bytes, SEEK_SET) < 0) code = td_kvdisk_errno(err, "its bytes");
-    for (uint32_t i = 0; !code && i < x->n_stops; i++) {
-        const uint32_t before = i ? places[i - 1].pos : 0;
-        XXH3_128bits_reset(d->sum);
-        for (uint32_t il = 0; !code && il < spec->n_layers; il++) {
-            struct td_kv_span span = {places[i].kv, il,
-                                      td_kvdisk_first(&spec->kv[il], before, places[i].pos), 0};
-            code = write_layer(d, fd, &span, places[i].pos, err);
-        }
-        put_sum(XXH3_128bits_digest(d->sum), x->stops[i].sum);
-    }
-    if (!code && lseek(fd, 0, SEEK_SET) < 0) code = td_kvdisk_errno(err, "its bytes");
-    if (!code) {
-        td_kvfile_write(head, &f, x->stops, x->tokens);
-        code = write_all(fd, head, head_bytes, err);
-    }
-    free(head);
     return code;
 }

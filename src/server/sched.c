@@ -122,7 +122,7 @@ static bool rest(struct td_sched *s)
     const bool has_disk = s->cfg.disk && s->n_saved != UINT32_MAX;
     if (has_disk && s->is_resting) {
         if (!td_sched_save_one(s)) s->n_saved = UINT32_MAX;
-        return !is_closing(s);
+        return s->saving ? wait_for_news(s, FETCH_MS) : !is_closing(s);
     }
     s->is_resting = true;
     if (has_disk) return wait_for_news(s, SAVE_MS);
@@ -136,6 +136,7 @@ static void *work(void *ctx)
     while (goes_on) {
         take_inbox(s);
         end_cancelled(s);
+        (void)td_sched_saved(s);
         td_sched_admit(s);
         const bool is_loading = td_sched_load_all(s);
         const bool wants_step = td_sched_poll(s);
@@ -150,9 +151,7 @@ static void *work(void *ctx)
     }
     take_inbox(s);
     cancel_all(s);
-    s->n_saved = 0;
-    while (td_sched_save_one(s)) {
-    }
+    td_sched_save_all(s);
     return NULL;
 }
 

@@ -50,21 +50,58 @@ void td_sched_loaded(struct td_sched *s, struct td_work *w)
     pthread_mutex_unlock(&s->mutex);
 }
 
-bool td_sched_save_one(struct td_sched *s)
+// A full disk costs only speed, after a restart; each try would fill it again.
+static void refused(struct td_sched *s, const struct td_error *err)
 {
-    if (!s->cfg.disk || td_clock_ns() < s->save_after_ns ||
-        !td_engine_kept(s->cfg.engine, s->n_saved, &s->timeline))
-        return false;
-    // A full disk costs only speed, after a restart; each try would fill it again.
+    td_log(TD_LOG_WARN, "%s", err->msg);
+    s->save_after_ns = td_clock_ns() + REFUSED_NS;
+}
+
+static void end_saving(struct td_sched *s, bool gives_up)
+{
     struct td_error err;
-    if (td_kvdisk_save(s->cfg.disk, &s->timeline, &err) != TD_OK) {
-        td_log(TD_LOG_WARN, "%s", err.msg);
-        s->save_after_ns = td_clock_ns() + REFUSED_NS;
-        return false;
-    }
-    s->n_saved++;
+    if (!s->saving) return;
+    if (td_kvdisk_save_end(s->saving, gives_up, &err) != TD_OK) refused(s, &err);
+    s->saving = NULL;
     pthread_mutex_lock(&s->mutex);
     s->stats.disk_bytes = td_kvdisk_bytes(s->cfg.disk);
     pthread_mutex_unlock(&s->mutex);
+}
+
+bool td_sched_saved(struct td_sched *s)
+{
+    if (s->saving && td_kvdisk_save_is_over(s->saving)) end_saving(s, false);
+    return s->saving == NULL;
+}
+
+bool td_sched_save_one(struct td_sched *s)
+{
+    if (!td_sched_saved(s)) return true;
+    if (!s->cfg.disk || td_clock_ns() < s->save_after_ns ||
+        !td_engine_kept(s->cfg.engine, s->n_saved, &s->timeline))
+        return false;
+    struct td_error err;
+    // From the one used last to the one used longest ago.
+    if (s->n_saved == 0) s->save_ns = td_kvdisk_now_ns();
+    if (td_kvdisk_save_begin(&s->saving, s->cfg.disk, &s->timeline, s->save_ns - s->n_saved,
+                             &err) != TD_OK) {
+        refused(s, &err);
+        return false;
+    }
+    // One that is written is looked at again: by then others may have come before it.
+    if (!s->saving) s->n_saved++;
     return true;
+}
+
+void td_sched_save_all(struct td_sched *s)
+{
+    end_saving(s, false);
+    for (s->n_saved = 0; td_sched_save_one(s);) end_saving(s, false);
+}
+
+bool td_sched_save_give_up(struct td_sched *s)
+{
+    const bool has = s->saving != NULL;
+    end_saving(s, true);
+    return has;
 }

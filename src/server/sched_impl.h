@@ -74,11 +74,13 @@ struct td_sched {
     uint32_t page_tokens;
     struct td_pacer pacer;
     struct td_rate_now reading, writing;
-    struct td_timeline timeline; // being saved: too large for a stack
-    uint32_t n_saved;            // kept conversations looked at since something ended
-    uint64_t fetch_after_ns;     // peers had no place: nobody asks them before
-    uint64_t save_after_ns;      // the disk refused: nothing is written before
-    uint64_t report_ns;          // when stats were last taken from the engine
+    struct td_timeline timeline; // to be saved: too large for a stack
+    struct td_kvdisk_saving *saving;
+    uint32_t n_saved;        // kept conversations looked at since something ended
+    uint64_t fetch_after_ns; // peers had no place: nobody asks them before
+    uint64_t save_ns;        // wall clock: when the first of them was looked at
+    uint64_t save_after_ns;  // the disk refused: nothing is written before
+    uint64_t report_ns;      // when stats were last taken from the engine
 
     _Atomic bool is_draining;
 
@@ -141,8 +143,14 @@ bool td_sched_load(struct td_sched *s, struct td_work *w);
 bool td_sched_load_more(struct td_sched *s, struct td_work *w);
 // It is read, or given up.
 void td_sched_loaded(struct td_sched *s, struct td_work *w);
-// Writes the next kept conversation; false when there is none left.
+// Has the next kept conversation written, beside everything else; false when there is none left.
 bool td_sched_save_one(struct td_sched *s);
+// Whether nothing is being written any more.
+bool td_sched_saved(struct td_sched *s);
+// Writes all that are kept, and waits for it.
+void td_sched_save_all(struct td_sched *s);
+// Gives up what is being written, and its pages; false when there is nothing.
+bool td_sched_save_give_up(struct td_sched *s);
 
 // sched_step.c
 // One step of all that is at work, and what follows from it; false when it failed.

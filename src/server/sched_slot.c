@@ -179,6 +179,8 @@ void td_sched_requeue(struct td_sched *s, struct td_work *w)
 
 bool td_sched_make_room(struct td_sched *s)
 {
+    // What is on its way to the disk holds pages.
+    if (td_sched_save_give_up(s)) return true;
     struct td_work *youngest = NULL;
     for (uint32_t i = 0; i < s->cfg.n_slots; i++) {
         struct td_work *w = s->slots[i].work;

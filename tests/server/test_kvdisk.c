@@ -262,6 +262,47 @@ static void a_file_can_be_read_in_pieces(void **state)
     end(&p);
 }
 
+// What is being written may be left, given up and written over meanwhile.
+static void a_file_is_written_beside_others(void **state)
+{
+    (void)state;
+    static struct td_timeline t;
+    struct td_rng rng = {9};
+    int32_t talk[900], other[600];
+    random_tokens(&rng, talk, 900, 1024);
+    random_tokens(&rng, other, 600, 1024);
+    for (int way = 0; way < 2; way++) {
+        empty_dir(state);
+        struct process p = start();
+        struct td_kvdisk_saving *saving;
+        OK(td_session_sync(p.s, talk, 800, NULL, 0, NULL, NULL, &err));
+        td_session_timeline(p.s, &t);
+        OK(td_kvdisk_save_begin(&saving, p.d, &t, td_kvdisk_now_ns(), &err));
+        assert_non_null(saving);
+        if (way == 1) OK(td_kvdisk_save_end(saving, true, &err));
+        // The same pages, written further; then nobody's but the file's.
+        OK(td_session_sync(p.s, talk, 900, NULL, 0, NULL, NULL, &err));
+        OK(td_session_sync(p.s, other, 600, NULL, 0, NULL, NULL, &err));
+        td_engine_cache(p.e, 0);
+        OK(td_session_sync(p.s, talk, 700, NULL, 0, NULL, NULL, &err));
+        if (way == 0) {
+            OK(td_kvdisk_save_end(saving, false, &err));
+            OK(td_session_sync(p.s, talk, 800, NULL, 0, NULL, NULL, &err));
+            td_session_timeline(p.s, &t);
+            OK(td_kvdisk_save_begin(&saving, p.d, &t, td_kvdisk_now_ns(), &err));
+            assert_null(saving); // it is there
+        }
+        end(&p);
+        assert_int_equal(count_files(".kv.new"), 0);
+        if (way == 0) assert_int_equal(count_files(".kv"), 1);
+        if (count_files(".kv") == 0) continue; // given up in time
+        p = start();
+        assert_int_equal(read_prompt(&p, talk, 900), 800);
+        assert_fresh(g_model, p.s, talk, 900);
+        end(&p);
+    }
+}
+
 static void visit(struct process *p, uint64_t number, uint32_t n, uint32_t expected)
 {
     struct td_rng rng = {number};
@@ -676,6 +717,7 @@ int main(void)
         cmocka_unit_test_setup(a_restart_forgets_nothing, empty_dir),
         cmocka_unit_test_setup(what_was_read_is_a_conversation_like_any, empty_dir),
         cmocka_unit_test_setup(a_file_can_be_read_in_pieces, empty_dir),
+        cmocka_unit_test_setup(a_file_is_written_beside_others, empty_dir),
         cmocka_unit_test_setup(the_folder_keeps_its_size, empty_dir),
         cmocka_unit_test_setup(other_weights_and_layouts_are_not_looked_at, empty_dir),
         cmocka_unit_test_setup(damage_changes_no_answer, empty_dir),

@@ -8,7 +8,45 @@
 
 #define TINY "tests/data/gptoss-tiny.gguf"
 
+// A disk that takes nothing while it is told to wait.
+static struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    bool waits;
+    uint32_t n_waiting;
+} g_slow = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+ssize_t __real_write(int fd, const void *bytes, size_t n);
+ssize_t __wrap_write(int fd, const void *bytes, size_t n);
+
+ssize_t __wrap_write(int fd, const void *bytes, size_t n)
+{
+    pthread_mutex_lock(&g_slow.mutex);
+    g_slow.n_waiting++;
+    while (g_slow.waits) pthread_cond_wait(&g_slow.changed, &g_slow.mutex);
+    g_slow.n_waiting--;
+    pthread_mutex_unlock(&g_slow.mutex);
+    return __real_write(fd, bytes, n);
+}
+
+static void slow_disk(bool waits)
+{
+    pthread_mutex_lock(&g_slow.mutex);
+    g_slow.waits = waits;
+    pthread_cond_broadcast(&g_slow.changed);
+    pthread_mutex_unlock(&g_slow.mutex);
+}
+
+static bool is_writing(void)
+{
+    pthread_mutex_lock(&g_slow.mutex);
+    const bool is = g_slow.n_waiting > 0;
+    pthread_mutex_unlock(&g_slow.mutex);
+    return is;
+}
+
 static char g_dir[64];
+static uint64_t g_disk_bytes = 64 << 20;
 static int32_t g_tokens[3][800];
 
 struct house {
@@ -22,7 +60,7 @@ static void open_house(struct house *h)
     for (uint32_t i = 0; i < 3; i++)
         fill_tokens(g_tokens[i], 800, i + 1, h->rig.model->spec.n_vocab);
     td_sched_close(h->rig.sched);
-    const struct td_kvdisk_config cfg = {.dir = g_dir, .max_bytes = 64 << 20, .weights = {7}};
+    const struct td_kvdisk_config cfg = {.dir = g_dir, .max_bytes = g_disk_bytes, .weights = {7}};
     OK(td_kvdisk_open(&h->disk, &cfg, h->rig.engine, &err));
     h->rig.cfg.disk = h->disk;
     OK(td_sched_open(&h->rig.sched, &h->rig.cfg, &err));
@@ -97,6 +135,71 @@ static void a_quiet_moment_is_used(void **state)
     close_house(&h);
 }
 
+static uint32_t reused(struct house *h, uint32_t i, uint32_t n)
+{
+    struct answer a;
+    ask(h, &a, i, n);
+    const uint32_t n_reused = a.stats.n_reused;
+    answer_end(&a);
+    return n_reused;
+}
+
+// Answers do not wait for what is being written, whatever the disk.
+static void a_slow_disk_holds_nobody_up(void **state)
+{
+    (void)state;
+    struct house h;
+    struct answer next, again;
+    open_house(&h);
+    assert_int_equal(reused(&h, 0, 700), 0);
+    slow_disk(true);
+    for (int i = 0; i < PATIENCE_SECONDS * 10 && !is_writing(); i++)
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    assert_true(is_writing());
+    assert_int_equal(reused(&h, 1, 300), 0);
+    ask(&h, &next, 0, 750);
+    assert_true(next.stats.n_reused >= 699); // what is being written goes on being used
+    assert_true(is_writing());
+    assert_false(is_saved(&h));
+    slow_disk(false);
+    close_house(&h);
+
+    open_house(&h);
+    ask(&h, &again, 0, 750);
+    assert_true(again.stats.n_reused >= 700);
+    assert_string_equal(again.text[TD_CHANNEL_FINAL], next.text[TD_CHANNEL_FINAL]);
+    answer_end(&again);
+    answer_end(&next);
+    close_house(&h);
+}
+
+// A folder that holds only one of them keeps the one used last.
+static void a_small_folder_keeps_the_newest(void **state)
+{
+    (void)state;
+    struct house h;
+    struct td_sched_stats stats;
+    open_house(&h);
+    (void)reused(&h, 0, 600);
+    close_house(&h);
+    open_house(&h);
+    const uint64_t one_bytes = td_kvdisk_bytes(h.disk);
+    close_house(&h);
+    g_disk_bytes = one_bytes + one_bytes / 2;
+    open_house(&h);
+    (void)reused(&h, 1, 600);
+    (void)reused(&h, 2, 600);
+    close_house(&h);
+    open_house(&h);
+    assert_true(reused(&h, 2, 600) >= 512);
+    assert_int_equal(reused(&h, 0, 600), 0);
+    assert_int_equal(reused(&h, 1, 600), 0);
+    td_sched_stats(h.rig.sched, &stats);
+    assert_true(stats.n_reused_disk >= 512);
+    g_disk_bytes = 64 << 20;
+    close_house(&h);
+}
+
 static int make_dir(void **state)
 {
     (void)state;
@@ -123,6 +226,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_restart_forgets_nothing, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(a_quiet_moment_is_used, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(a_slow_disk_holds_nobody_up, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(a_small_folder_keeps_the_newest, make_dir, remove_dir),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
