@@ -3,7 +3,7 @@ if(TARGET tandem)
   add_executable(pty ${CMAKE_CURRENT_SOURCE_DIR}/app/pty.c)
   target_link_libraries(pty PRIVATE td_flags)
   target_compile_definitions(pty PRIVATE _XOPEN_SOURCE=700 _DEFAULT_SOURCE _DARWIN_C_SOURCE)
-  foreach(script mistakes commands eval plan signals chat prefill serve)
+  foreach(script mistakes commands eval plan signals chat prefill serve serve_prefill)
     add_test(NAME app.${script}
       COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/app/test_${script}.sh $<TARGET_FILE:tandem>
         ${CMAKE_CURRENT_SOURCE_DIR}/data $<TARGET_FILE:pty>)
