@@ -20,5 +20,9 @@ if(TARGET tandem)
         ${PROJECT_SOURCE_DIR}/bench/compare.py $<TARGET_FILE:tandem>
         ${CMAKE_CURRENT_SOURCE_DIR}/data/gptoss-tiny.gguf)
     set_tests_properties(app.compare PROPERTIES LABELS quick TIMEOUT 300)
+    add_test(NAME app.serve_hostile
+      COMMAND ${TD_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/app/test_serve_hostile.py
+        $<TARGET_FILE:tandem> ${PROJECT_SOURCE_DIR}/models/tandem-mini.gguf)
+    set_tests_properties(app.serve_hostile PROPERTIES LABELS quick TIMEOUT 300)
   endif()
 endif()
