@@ -1,162 +1,15 @@
 // SPDX-License-Identifier: MIT
 // The chat page in headless Chromium: what a user does with it, on a server with the small model.
-// Screenshots are left in TD_WORK/screenshots, to be looked at.
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
-import { createRequire } from "node:module";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { after, afterEach, before, describe, test } from "node:test";
-import { chromium } from "playwright-core";
+import { describe, test } from "node:test";
+import {
+  addPuppet, ask, askPuppet, assertAccessible, assertQuiet, field, lastAnswer, lastText, messages, open, PHONE, script, server,
+  settle, shot, work,
+} from "./page_kit.mjs";
 import { startServer } from "./server.mjs";
-
-const PATIENCE_MS = 60_000;
-const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true, deviceScaleFactor: 2 };
-const work = process.env.TD_WORK;
-const screenshots = join(work, "screenshots");
-const axeSource = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-
-let server, browser;
-const contexts = [];
-
-before(async () => {
-  mkdirSync(screenshots, { recursive: true });
-  // TD_URL: another server, such as web/dev/mock.mjs, to work on these tests.
-  server = process.env.TD_URL ? { url: process.env.TD_URL, stop: async () => 0 } : await startServer();
-  browser = await chromium.launch({ executablePath: process.env.TD_CHROMIUM });
-});
-
-afterEach(async () => {
-  for (const context of contexts.splice(0)) await context.close();
-});
-
-after(async () => {
-  await browser?.close();
-  assert.equal(await server?.stop(), 0, "tandem serve ends with 0");
-});
-
-/** A page in a browser of its own. It fails on a script error and on a request to anybody else. */
-async function open({ url = server.url, path = "/", ...options } = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, reducedMotion: "reduce", ...options });
-  contexts.push(context);
-  context.setDefaultTimeout(PATIENCE_MS);
-  // The likeliest answer, so that it is the same everywhere.
-  await context.addInitScript(() => (localStorage["tandem.settings"] ??= '{"sampling":{"temperature":0}}'));
-  const page = await context.newPage();
-  const faults = [];
-  page.on("pageerror", (error) => faults.push(error.message));
-  page.on("console", (message) => {
-    const text = message.text();
-    // Taking a screenshot puts a style into the page, which the page's own policy refuses.
-    if (message.type() === "error" && !/Failed to load resource|Applying inline style/.test(text)) faults.push(text);
-  });
-  context.on("request", (request) => {
-    if (!request.url().startsWith(`${url}/`) && !request.url().startsWith("blob:")) faults.push(request.url());
-  });
-  page.faults = faults;
-  await page.goto(url + path);
-  await page.getByRole("heading", { level: 1 }).waitFor();
-  return page;
-}
-
-const field = (page) => page.getByRole("textbox", { name: "Message", exact: true });
-const messages = (page) => page.getByRole("article");
-const lastAnswer = (page) => page.getByRole("article", { name: "Answer" }).last();
-/** What was said, without the reasoning. */
-const lastText = (page) => lastAnswer(page).locator("> .markdown");
-
-async function settle(page) {
-  await page.getByRole("button", { name: "Send", exact: true }).waitFor();
-  await page.locator("[aria-busy]").waitFor({ state: "detached" });
-}
-
-async function ask(page, text) {
-  const n = await messages(page).count();
-  await field(page).fill(text);
-  await field(page).press("Enter");
-  await messages(page).nth(n + 1).waitFor();
-  await settle(page);
-}
-
-const shot = (page, name) => page.screenshot({ path: join(screenshots, `${name}.png`) });
-
-async function assertAccessible(page) {
-  // By the debugger, since the page's policy lets no script in.
-  await page.evaluate(axeSource);
-  const { violations } = await page.evaluate(() => window.axe.run());
-  const found = violations.map(({ id, impact, nodes }) => `${id} (${impact}): ${nodes.map((node) => node.html).join(" | ")}`);
-  assert.deepEqual(found, []);
-}
-
-function assertQuiet(page) {
-  assert.deepEqual(page.faults, []);
-}
-
-/** Answers of our own choice, for what the small model does not say. */
-function script(page, text, { progress, status = 200, headers = {} } = {}) {
-  const events = [
-    ...(progress ? [{ choices: [], prompt_progress: progress }] : []),
-    { choices: [{ index: 0, delta: { role: "assistant", content: "" }, finish_reason: null }] },
-    ...text.split(/(?<=\n)/).map((content) => ({ choices: [{ index: 0, delta: { content }, finish_reason: null }] })),
-    { choices: [{ index: 0, delta: {}, finish_reason: "stop" }] },
-    {
-      choices: [],
-      usage: { prompt_tokens: 4000, completion_tokens: 200, total_tokens: 4200 },
-      timings: { prompt_n: 4000, cache_n: 0, prompt_ms: 2000, predicted_n: 200, predicted_ms: 8000 },
-      prefill: {
-        path: "remote", reason: "it is faster", peer: "10.0.0.2:9310", n_tokens: 4000, n_remote: 3999,
-        bytes: 98_000_000, seconds: 2, transfer_seconds: 0.9, overlap: 0.94,
-      },
-    },
-  ];
-  const body = events.map((event) => `data: ${JSON.stringify(event)}\n\n`).join("") + "data: [DONE]\n\n";
-  const fail = JSON.stringify({ error: { message: text, type: "server_error", param: null, code: null } });
-  return page.route("**/v1/chat/completions", (route) =>
-    route.fulfill({
-      status,
-      headers: { "Content-Type": status === 200 ? "text/event-stream" : "application/json", ...headers },
-      body: status === 200 ? body : fail,
-    }),
-  );
-}
-
-const RICH = `Here is a **binary search** in Python.
-
-\`\`\`python
-def search(items: list[int], wanted: int) -> int | None:
-    """Index of \`wanted\` in the sorted \`items\`, or None."""
-    low, high = 0, len(items)
-    while low < high:
-        middle = (low + high) // 2
-        if items[middle] < wanted:
-            low = middle + 1
-        else:
-            high = middle
-    return low if low < len(items) and items[low] == wanted else None
-\`\`\`
-
-| items | looks |
-|:------|------:|
-| 1,000 | 10 |
-| 1,000,000 | 20 |
-
-> It needs about \`log2(n)\` looks.
-
-3. The items must be *sorted*.
-4. See [the article](https://example.org/search).
-`;
-
-const HOSTILE = `<img src="https://evil.example/a.png" onerror="window.hit = 1"> <script>window.hit = 2</script>
-
-![pixel](https://evil.example/pixel.png) [run](javascript:window.hit=3) [data](data:text/html,x)
-
-<style>body { display: none }</style> <iframe src="https://evil.example/"></iframe>
-
-[a](https://evil.example/ "x\\" onmouseover=\\"window.hit=4")
-
-\`\`\`"><img src=x onerror=window.hit=5>
-</code></pre><script>window.hit = 6</script>
-\`\`\`
-`;
+import { RICH } from "./page_words.mjs";
 
 describe("chat", () => {
   test("type, stream, see figures", async () => {
@@ -192,31 +45,14 @@ describe("chat", () => {
 
   test("stop", async () => {
     const page = await open();
-    // An answer that begins and does not end, until the browser hangs up.
-    await page.addInitScript(() => {
-      const real = window.fetch;
-      window.fetch = async (path, init) => {
-        if (!String(path).endsWith("/v1/chat/completions")) return real(path, init);
-        const chunk = { choices: [{ index: 0, delta: { content: "Once upon " }, finish_reason: null }] };
-        const bytes = new TextEncoder().encode(`data: ${JSON.stringify(chunk)}\n\n`);
-        const body = new ReadableStream({
-          start(controller) {
-            const timer = setInterval(() => controller.enqueue(bytes), 20);
-            init.signal.addEventListener("abort", () => {
-              clearInterval(timer);
-              controller.error(init.signal.reason);
-            });
-          },
-        });
-        return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
-      };
-    });
+    await addPuppet(page);
     await page.reload();
     for (const stop of [() => page.keyboard.press("Escape"), () => page.getByRole("button", { name: "Stop" }).click()]) {
-      await field(page).fill("Tell me a story.");
-      await field(page).press("Enter");
+      await askPuppet(page, "Tell me a story.");
+      await page.evaluate(() => window.puppet.say("Once upon a time"));
       await lastAnswer(page).getByText("Once upon").waitFor();
       await stop();
+      assert.ok(await page.evaluate(() => window.puppet.isLeft), "the request is given up");
       await lastAnswer(page).getByText("You stopped this answer.").waitFor();
       await settle(page);
     }
@@ -348,48 +184,16 @@ describe("conversations", () => {
   });
 });
 
-describe("Markdown", () => {
-  test("code is coloured and can be copied, tables and lists are right", async () => {
-    const page = await open({ permissions: ["clipboard-read", "clipboard-write"] });
-    await script(page, RICH);
-    await ask(page, "Show me a binary search.");
-    const answer = lastAnswer(page);
-    assert.equal(await answer.locator(".hljs-keyword", { hasText: "def" }).count(), 1);
-    assert.equal(await answer.locator("td[align=right]").count(), 2);
-    assert.equal(await answer.locator("ol").getAttribute("start"), "3");
-    const link = answer.getByRole("link", { name: "the article" });
-    assert.equal(await link.getAttribute("target"), "_blank");
-    assert.equal(await link.getAttribute("rel"), "noopener noreferrer");
-    await answer.locator(".code").getByRole("button", { name: "Copy" }).click();
-    assert.match(await page.evaluate(() => navigator.clipboard.readText()), /^def search.*\n.*else None\n$/s);
-    // Where the prompt was read, over which link.
-    const strip = await page.getByRole("region", { name: "Figures" }).innerText();
-    assert.match(strip, /read on\s+10\.0\.0\.2:9310/);
-    assert.match(strip, /109 MB\/s/);
-    assert.match(strip, /94 %/);
-    await page.locator(".thread").evaluate((thread) => (thread.scrollTop = 0));
-    await shot(page, "code-light");
-    await assertAccessible(page);
-    await page.emulateMedia({ colorScheme: "dark" });
-    await shot(page, "code-dark");
-    await assertAccessible(page);
-    assertQuiet(page);
-  });
-
-  test("nothing in an answer runs, and nothing is fetched", async () => {
-    const page = await open();
-    await script(page, HOSTILE);
-    await ask(page, "Be evil.");
-    const answer = lastAnswer(page);
-    await page.waitForTimeout(200);
-    assert.equal(await page.evaluate(() => window.hit), undefined);
-    assert.equal(await answer.locator("img, script, style, iframe").count(), 0);
-    const links = await answer.getByRole("link").evaluateAll((all) => all.map((a) => [a.href, a.getAttributeNames().sort().join(" ")]));
-    for (const [href, names] of links) {
-      assert.match(href, /^https:/);
-      assert.match(names, /^href rel target( title)?$/);
-    }
-    assertQuiet(page);
+describe("what is served", () => {
+  test("the licences of what is bundled, and a policy that lets in nothing else", { skip: process.env.TD_URL && "not with another server" }, async () => {
+    const licences = await (await fetch(`${server.url}/licenses.txt`)).text();
+    for (const name of ["preact", "markdown-it", "dompurify", "highlight.js"]) assert.match(licences, new RegExp(`^${name} \\d`, "m"));
+    assert.match(licences, /Permission is hereby granted/);
+    const policy = (await fetch(server.url)).headers.get("Content-Security-Policy");
+    assert.match(policy, /default-src 'none'/);
+    assert.match(policy, /script-src 'self'(;|$)/);
+    assert.match(policy, /connect-src 'self'(;|$)/);
+    assert.doesNotMatch(policy, /unsafe|https?:|\*/);
   });
 });
 
@@ -455,6 +259,75 @@ describe("looks", () => {
   });
 });
 
+describe("keyboard", () => {
+  test("every action can be reached, and each stop is marked", async () => {
+    const page = await open();
+    await script(page, RICH);
+    await ask(page, "Show me a binary search.");
+    await page.getByRole("button", { name: "Regenerate answer" }).click();
+    await settle(page);
+    await page.evaluate(() => {
+      const all = document.querySelectorAll("a[href], button:enabled, input, textarea, select, summary, [tabindex='0']");
+      const isThere = (element) => element.checkVisibility({ visibilityProperty: true }) && !element.closest("dialog:not([open])");
+      const isStop = (element) => element.type !== "radio" || element.checked; // arrows lead to the others
+      window.wanted = new Set([...all].filter((element) => isThere(element) && isStop(element)));
+      window.nWanted = window.wanted.size;
+      document.activeElement.blur();
+    });
+    const { nWanted } = await page.evaluate(() => ({ nWanted: window.nWanted }));
+    assert.ok(nWanted > 18, `${nWanted} things to do`);
+    for (let i = 0; i < nWanted + 5; i++) {
+      await page.keyboard.press("Tab");
+      const unmarked = await page.evaluate(() => {
+        const at = document.activeElement;
+        if (at === document.body) return "";
+        window.wanted.delete(at);
+        const styled = at.type === "radio" ? at.closest("label") : at;
+        const isSeen = at.checkVisibility({ opacityProperty: true }) || at.type === "radio";
+        return isSeen && getComputedStyle(styled).outlineWidth === "2px" ? "" : at.outerHTML;
+      });
+      assert.equal(unmarked, "");
+    }
+    assert.deepEqual(await page.evaluate(() => [...window.wanted].map((element) => element.outerHTML)), []);
+    assertQuiet(page);
+  });
+
+  test("the focus is not lost with what had it", async () => {
+    const page = await open();
+    await script(page, "It is 42.");
+    await ask(page, "What is 17 + 25?");
+    await page.getByRole("button", { name: "New chat" }).first().click();
+    await ask(page, "Another one");
+    const focused = () => page.evaluate(() => document.activeElement.getAttribute("aria-label") ?? document.activeElement.textContent);
+    const press = async (button, key = "Enter") => {
+      await button.focus();
+      await page.keyboard.press(key);
+    };
+    await press(page.getByRole("button", { name: "Edit message" }).last());
+    await page.getByRole("textbox", { name: "Edit message" }).waitFor();
+    await page.keyboard.press("Escape");
+    await page.getByRole("textbox", { name: "Edit message" }).waitFor({ state: "detached" });
+    assert.equal(await focused(), "Edit message");
+
+    await press(page.getByRole("button", { name: "Rename Another one" }));
+    await page.getByRole("textbox", { name: "Title" }).fill("Renamed");
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => document.activeElement.textContent === "Renamed");
+    assert.match(await page.title(), /^Renamed/);
+
+    await press(page.getByRole("button", { name: "Delete What is 17 + 25?" }));
+    await page.getByText("Deleted").waitFor();
+    await page.waitForFunction(() => document.activeElement !== document.body);
+    await press(page.getByRole("button", { name: "Undo" }));
+    await page.getByRole("link", { name: "What is 17 + 25?" }).waitFor();
+
+    await press(page.locator("header.top").getByRole("button", { name: "Settings" }));
+    await page.keyboard.press("Escape");
+    assert.equal(await focused(), "Settings");
+    assertQuiet(page);
+  });
+});
+
 describe("trouble", () => {
   test("busy server: what it says, and another try", async () => {
     const page = await open();
@@ -481,6 +354,7 @@ describe("trouble", () => {
     await assertAccessible(page);
     await page.unroute(/\/(v1|health)/);
     await page.getByText("The page goes on as soon as it is back").waitFor({ state: "detached" });
+    await page.getByText("The server is back.").waitFor();
     await page.getByRole("button", { name: "Try again" }).click();
     await lastText(page).getByText("42").waitFor();
     assertQuiet(page);
@@ -499,6 +373,13 @@ describe("trouble", () => {
       await page.getByLabel("API key").fill("wrong");
       await page.keyboard.press("Enter");
       await page.getByText("The server does not take this key.").waitFor();
+      // Keys that no header can carry are refused before they are tried, and do not stick.
+      for (const key of ["schl\u00fcssel", "two words", "\u{1f511}"]) {
+        await page.getByLabel("API key").fill(key);
+        await page.keyboard.press("Enter");
+        await page.getByText("The server does not take this key.").waitFor();
+        assert.ok(!(await page.evaluate(() => sessionStorage["tandem.key"] ?? "")).includes(key));
+      }
       await page.getByLabel("API key").fill("open-sesame-for-the-test");
       await page.keyboard.press("Enter");
       await dialog.waitFor({ state: "hidden" });

@@ -40,4 +40,4 @@ TD_MODEL=$here/../../models/tandem-mini.gguf
 TD_WORK=$folder
 export TD_TANDEM TD_MODEL TD_WORK
 cd "$folder"
-exec node --test --test-reporter=spec "$@" "$what.test.mjs"
+exec node --test --test-reporter=spec "$@" "$what"*.test.mjs

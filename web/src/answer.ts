@@ -2,12 +2,14 @@
 // One answer while it is being made: what has come so far, as signals that the views follow.
 import { signal } from "@preact/signals";
 import * as api from "./api";
+import { lastRenderMs } from "./markdown";
 import type { Chunk, End, Id, Message, Prefill, Progress, Stats } from "./types";
 
 export type Phase = "waiting" | "reading" | "reasoning" | "writing";
 
-/** How often text is shown: often enough to flow, seldom enough to stay cheap. */
+/** How often text is shown: often enough to flow, and at most this share of the time is spent on it. */
 const SHOW_EVERY_MS = 40;
+const SHOW_SHARE = 1 / 4;
 
 export class Answer {
   readonly phase = signal<Phase>("waiting");
@@ -73,7 +75,8 @@ export class Answer {
       this.#reasoning += reasoning_content ?? "";
       this.#text += content ?? "";
       this.#nPieces++;
-      this.#showTimer ||= window.setTimeout(() => this.#show(), SHOW_EVERY_MS);
+      const pauseMs = Math.max(SHOW_EVERY_MS, lastRenderMs / SHOW_SHARE);
+      this.#showTimer ||= window.setTimeout(() => this.#show(), pauseMs);
     }
     if (choice?.finish_reason === "length") this.#end = "length";
     this.#usage = chunk.usage ?? this.#usage;

@@ -11,7 +11,7 @@ import { isSidebarOpen, newChat, Sidebar } from "./components/sidebar";
 import { Strip } from "./components/strip";
 import { Thread } from "./components/thread";
 import { model, serverIsGone } from "./server";
-import { hideToast, toast } from "./toast";
+import { hideToast, holdToast, letToastGo, toast } from "./toast";
 
 function Header() {
   return (
@@ -26,8 +26,12 @@ function Header() {
       >
         <Icon name="menu" />
       </button>
-      <h1 class="title">{chats.current.value?.title ?? "New chat"}</h1>
-      {model.value && <p class="model">{model.value.id}</p>}
+      <div class="heading">
+        <h1 class="title" dir="auto">
+          {chats.current.value?.title ?? "New chat"}
+        </h1>
+        {model.value && <p class="model">{model.value.id}</p>}
+      </div>
       <IconButton icon="plus" label="New chat" class="only-narrow" onClick={newChat} />
       <IconButton icon="sliders" label="Settings" onClick={openSettings} />
     </header>
@@ -39,7 +43,13 @@ function ToastView() {
   return (
     <div class="toasts" role="status">
       {message && (
-        <div class="toast">
+        <div
+          class="toast"
+          onMouseEnter={holdToast}
+          onMouseLeave={letToastGo}
+          onFocusIn={holdToast}
+          onFocusOut={letToastGo}
+        >
           <span>{message.text}</span>
           {message.action && (
             <button

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
 // The conversations: which there are, which is on show, and everything a user does to them.
-import { batch, computed, signal } from "@preact/signals";
+import { batch, computed, effect, signal } from "@preact/signals";
 import { announce, announceAnswer } from "./announce";
 import { Answer } from "./answer";
 import { newId } from "./id";
+import { ImportError, newOnes, readFile } from "./import";
 import { needKey, serverIsGone } from "./server";
 import { settings } from "./settings";
 import * as store from "./store";
-import { append, branch, change, dropLeaf, newestLeaf } from "./tree";
+import { append, branch, change, dropLeaf, find, newestLeaf } from "./tree";
 import type { Conversation, Id, Message, Summary } from "./types";
 
 export const summaries = signal<Summary[]>([]);
@@ -26,52 +27,82 @@ const TITLE_LENGTH = 60;
 const channel = new BroadcastChannel("tandem.conversations");
 channel.onmessage = ({ data }: MessageEvent<Id>) => void follow(data);
 
-/** Another tab has changed a conversation: what is on show here must not overwrite it later. */
-async function follow(id: Id) {
-  await refresh();
-  if (current.value?.id !== id || answers.value.has(id)) return;
-  const changed = await store.get(id);
-  if (changed && current.value?.id === id) current.value = changed;
-}
-
 /** Removed ones: an answer that was still being made must not bring them back. */
 const removed = new Set<Id>();
+
+/** Another tab has changed a conversation, or removed it. */
+async function follow(id: Id) {
+  await refresh();
+  const changed = await store.get(id);
+  if (changed) {
+    removed.delete(id);
+    if (current.value?.id === id) current.value = onOwnBranch(changed);
+  } else {
+    removed.add(id);
+    answers.value.get(id)?.stop();
+    if (current.value?.id === id) await show(null);
+  }
+}
+
+/** While an answer is being made here, this tab stays on the branch that it shows. */
+function onOwnBranch(conversation: Conversation): Conversation {
+  const shown = current.value;
+  const isBusy = shown?.id === conversation.id && answers.value.has(shown.id);
+  return isBusy && find(conversation, shown.head) ? { ...conversation, head: shown.head } : conversation;
+}
 
 export async function refresh() {
   summaries.value = await store.list();
 }
 
-async function save(conversation: Conversation) {
-  if (removed.has(conversation.id)) return;
-  if (current.value?.id === conversation.id) current.value = conversation;
-  await store.put(conversation).catch(() => announce("The browser did not keep this conversation."));
-  const { id, title, updatedAt } = conversation;
+function notKept() {
+  announce("The browser did not keep this conversation.");
+}
+
+function tellOthers({ id, title, updatedAt }: Conversation) {
   const others = summaries.value.filter((summary) => summary.id !== id);
   summaries.value = [{ id, title, updatedAt }, ...others].sort((a, b) => b.updatedAt - a.updatedAt);
   channel.postMessage(id);
 }
 
-/** The newest state of a conversation that may not be on show any more. */
-async function latest(id: Id): Promise<Conversation | undefined> {
-  return current.value?.id === id ? current.value : store.get(id);
+async function save(conversation: Conversation) {
+  await store.put(conversation).catch(notKept);
+  tellOthers(conversation);
 }
 
-async function update(id: Id, changes: (conversation: Conversation) => Conversation) {
-  const conversation = await latest(id);
-  if (conversation) await save(changes(conversation));
+/** Changes the newest state of a conversation, which may not be on show any more. */
+async function update(
+  id: Id,
+  changes: (conversation: Conversation) => Conversation,
+): Promise<Conversation | undefined> {
+  if (removed.has(id)) return undefined;
+  let changed = await store.change(id, (c) => changes(onOwnBranch(c))).catch(notKept);
+  const shown = current.value;
+  // One that the browser does not keep is here as long as it is on show.
+  if (!changed && shown?.id === id && !removed.has(id)) changed = changes(shown);
+  if (!changed) return undefined;
+  if (shown?.id === id) current.value = changed;
+  tellOthers(changed);
+  return changed;
 }
 
 // Where the page is: #/ID, so that a reload and the back button find it.
 
-export async function show(id: Id | null) {
-  const conversation = id ? ((await store.get(id)) ?? null) : null;
+function showConversation(conversation: Conversation | null) {
   batch(() => {
     current.value = conversation;
     draftSystem.value = undefined;
   });
   const hash = conversation ? `#/${conversation.id}` : "#/";
   if (location.hash !== hash && (location.hash || conversation)) history.pushState(null, "", hash);
-  document.title = conversation ? `${conversation.title} · tandem` : "tandem";
+}
+
+effect(() => {
+  document.title = current.value ? `${current.value.title} · tandem` : "tandem";
+});
+
+export async function show(id: Id | null) {
+  showConversation(id ? ((await store.get(id)) ?? null) : null);
 }
 
 export function showFromAddress() {
@@ -90,41 +121,40 @@ function titleOf(text: string): string {
 }
 
 export async function send(text: string) {
-  let conversation = current.value;
-  if (!conversation) {
-    const now = Date.now();
-    conversation = {
-      id: newId(),
-      title: titleOf(text),
-      createdAt: now,
-      updatedAt: now,
-      system: draftSystem.value,
-      messages: [],
-      head: null,
-    };
+  const message = newMessage("user", null, text);
+  const id = current.value?.id;
+  if (id) {
+    await answer(id, message.id, (c) => append(c, { ...message, parent: c.head }));
+    return;
   }
-  const message = newMessage("user", conversation.head, text);
-  conversation = append(conversation, message);
+  const now = Date.now();
+  const conversation: Conversation = {
+    id: newId(),
+    title: titleOf(text),
+    createdAt: now,
+    updatedAt: now,
+    system: draftSystem.value,
+    messages: [message],
+    head: message.id,
+  };
   await save(conversation);
-  current.value = conversation;
-  await show(conversation.id);
-  await answer(conversation, message.id);
+  showConversation(conversation);
+  await answer(conversation.id, message.id);
 }
 
 /** Another text for a message of the user's: a branch beside the old one. */
 export async function edit(message: Message, text: string) {
-  const conversation = current.value;
-  if (!conversation) return;
   const edited = newMessage("user", message.parent, text);
-  await answer(append(conversation, edited), edited.id);
+  const id = current.value?.id;
+  if (id) await answer(id, edited.id, (c) => append(c, edited));
 }
 
 /** Another answer to the same question; one that failed before it said anything is replaced. */
 export async function regenerate(message: Message) {
-  const conversation = current.value;
-  if (!conversation || !message.parent) return;
+  const id = current.value?.id;
+  if (!id || !message.parent) return;
   const isEmpty = message.end === "failed" && !message.text && !message.reasoning;
-  await answer(isEmpty ? dropLeaf(conversation, message.id) : conversation, message.parent);
+  await answer(id, message.parent, (c) => (isEmpty ? dropLeaf(c, message.id) : c));
 }
 
 export function stop() {
@@ -132,11 +162,11 @@ export function stop() {
 }
 
 export async function switchTo(message: Message) {
-  const conversation = current.value;
-  if (conversation) await save({ ...conversation, head: newestLeaf(conversation, message.id) });
+  const id = current.value?.id;
+  if (id) await update(id, (c) => ({ ...c, head: newestLeaf(c, message.id) }));
 }
 
-function requestBody(conversation: Conversation, question: Id): object {
+function requestBody(conversation: Conversation, question: Id | null): object {
   const { system, effort, sampling } = settings.value;
   const prompt = (conversation.system ?? system).trim();
   const messages = branch(conversation, question)
@@ -149,17 +179,21 @@ function requestBody(conversation: Conversation, question: Id): object {
   };
 }
 
-async function answer(conversation: Conversation, question: Id) {
-  const { id } = conversation;
+/** Asks for an answer to a message, which `prepare` puts there if it is not yet. */
+async function answer(id: Id, question: Id, prepare: (conversation: Conversation) => Conversation = (c) => c) {
   if (answers.value.has(id)) return;
   const message = newMessage("assistant", question);
   const running = new Answer(message.id);
-  const withAnswer = append(conversation, message);
-  batch(() => {
-    answers.value = new Map(answers.value).set(id, running);
-    current.value = withAnswer;
-  });
-  await save(withAnswer);
+  answers.value = new Map(answers.value).set(id, running);
+  const conversation = await update(id, (c) => append(prepare(c), message));
+  if (conversation) await write(conversation, message, running);
+  const others = new Map(answers.value);
+  others.delete(id);
+  answers.value = others;
+}
+
+async function write(conversation: Conversation, message: Message, running: Answer) {
+  const { id } = conversation;
   announce("Sent.");
   const stopAnnouncing = announceAnswer(running);
   // A reload in the middle of a long answer loses no more than this.
@@ -167,12 +201,9 @@ async function answer(conversation: Conversation, question: Id) {
     void update(id, (c) => change(c, message.id, running.snapshot()));
   }, SAVE_EVERY_MS);
 
-  const { failure, ...result } = await running.run(requestBody(withAnswer, question));
+  const { failure, ...result } = await running.run(requestBody(conversation, message.parent));
   clearInterval(saver);
   await update(id, (c) => change(c, message.id, result));
-  const others = new Map(answers.value);
-  others.delete(id);
-  answers.value = others;
   stopAnnouncing(result.end ?? "done");
   if (failure?.status === 401) needKey.value = true;
   if (failure?.status === 0) serverIsGone.value = true;
@@ -186,14 +217,15 @@ export async function rename(id: Id, title: string) {
 }
 
 export async function setSystem(text: string | undefined) {
-  const conversation = current.value;
-  if (conversation) await save({ ...conversation, system: text });
+  const id = current.value?.id;
+  if (id) await update(id, (c) => ({ ...c, system: text }));
   else draftSystem.value = text;
 }
 
 /** Gives what was removed, for `restore`. */
 export async function remove(id: Id): Promise<Conversation | undefined> {
-  const conversation = await latest(id);
+  const kept = await store.get(id);
+  const conversation = kept ?? (current.value?.id === id ? current.value : undefined);
   removed.add(id);
   answers.value.get(id)?.stop();
   if (current.value?.id === id) await show(null);
@@ -206,6 +238,27 @@ export async function remove(id: Id): Promise<Conversation | undefined> {
 export async function restore(conversation: Conversation) {
   removed.delete(conversation.id);
   await save(conversation);
+}
+
+/** Adds what a file holds and is not here yet; gives what to say about it. Throws an ImportError. */
+export async function importFile(file: File): Promise<string> {
+  const wanted = await readFile(file);
+  const added = newOnes(wanted, await store.all());
+  try {
+    await store.putAll(added);
+  } catch {
+    throw new ImportError("The browser has no room for these conversations: none was added.");
+  }
+  for (const { id } of added) removed.delete(id);
+  await refresh();
+  added.forEach(({ id }) => channel.postMessage(id));
+  const known = wanted.length - added.length;
+  return [
+    `Imported ${added.length} ${added.length === 1 ? "conversation" : "conversations"}.`,
+    known === 0 ? "" : known === 1 ? "One was here already." : `${known} were here already.`,
+  ]
+    .join(" ")
+    .trim();
 }
 
 /** Answers that a closed tab left unfinished will not go on. */

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Conversations as files: Markdown to read, JSON to keep.
+import { FORMAT, VERSION } from "./import";
 import * as store from "./store";
 import { branch } from "./tree";
 import type { Conversation } from "./types";
@@ -31,6 +32,6 @@ export function exportOne(conversation: Conversation) {
 export async function exportAll() {
   const day = new Date().toISOString().slice(0, 10);
   const conversations = await store.all();
-  const text = JSON.stringify({ format: "tandem-conversations", version: 1, conversations }, null, 1);
+  const text = JSON.stringify({ format: FORMAT, version: VERSION, conversations }, null, 1);
   download(`tandem-conversations-${day}.json`, "application/json", text);
 }

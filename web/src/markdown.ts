@@ -8,6 +8,7 @@ import MarkdownIt from "markdown-it";
 import { highlight } from "./highlight";
 
 type Token = ReturnType<InstanceType<typeof MarkdownIt>["parse"]>[number];
+type Env = Parameters<InstanceType<typeof MarkdownIt>["parse"]>[1];
 
 const markdown = new MarkdownIt({ html: false, linkify: true });
 
@@ -51,22 +52,65 @@ const ALLOWED = {
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
 };
 
-/** The HTML of each top-level block. */
-function blocks(text: string): string[] {
-  const env = {};
-  const tokens = markdown.parse(text, env);
-  const html: string[] = [];
+interface Rendered {
+  /** The HTML of each top-level block. */
+  html: string[];
+  /** Where each begins, in lines of the text. */
+  lines: number[];
+}
+
+/** Link targets by name are known from their definition on; `env` collects them. */
+function render(text: string, env: Env): Rendered {
+  const rendered: Rendered = { html: [], lines: [] };
   let depth = 0;
   let block: Token[] = [];
-  for (const token of tokens) {
+  for (const token of markdown.parse(text, env)) {
     alignCell(token);
     block.push(token);
     depth += token.nesting;
     if (depth > 0) continue;
-    html.push(markdown.renderer.render(block, markdown.options, env));
+    rendered.html.push(markdown.renderer.render(block, markdown.options, env));
+    rendered.lines.push(block[0]!.map?.[0] ?? 0);
     block = [];
   }
-  return html;
+  return rendered;
+}
+
+/** Where line `line` of `text` begins. */
+function offsetOf(text: string, line: number): number {
+  let at = 0;
+  for (let i = 0; i < line; i++) at = text.indexOf("\n", at) + 1;
+  return at;
+}
+
+/**
+ * Renders a growing text again and again without reading it from its beginning each time. The last
+ * line may be half there, and it can change the block before it ("1" begins a paragraph, "1." goes
+ * on with the list above): all but the last two blocks are final.
+ */
+class Growing {
+  #final = "";
+  #html: string[] = [];
+  #references: NonNullable<Env["references"]> = {};
+
+  blocks(text: string): string[] {
+    if (!text.startsWith(this.#final)) {
+      this.#final = "";
+      this.#html = [];
+      this.#references = {};
+    }
+    const rest = text.slice(this.#final.length);
+    const { html, lines } = render(rest, { references: { ...this.#references } });
+    const blocks = [...this.#html, ...html];
+    const nFinal = html.length - 2;
+    if (nFinal > 0 && !rest.includes("\r")) {
+      const final = rest.slice(0, offsetOf(rest, lines[nFinal]!));
+      markdown.parse(final, { references: this.#references });
+      this.#html = blocks.slice(0, this.#html.length + nFinal);
+      this.#final += final;
+    }
+    return blocks;
+  }
 }
 
 /** Code gets a head with its language and a button; what may scroll can be reached by keyboard. */
@@ -86,6 +130,7 @@ function furnish(block: HTMLElement) {
     head.append(name, button);
     const frame = document.createElement("div");
     frame.className = "code";
+    frame.dir = "ltr";
     pre.replaceWith(frame);
     frame.append(head, pre);
   }
@@ -101,15 +146,23 @@ function furnish(block: HTMLElement) {
 }
 
 const sources = new WeakMap<Element, string>();
+const growing = new WeakMap<Element, Growing>();
+
+/** How long the last call of renderInto took: what grows must not be shown more often than that. */
+export let lastRenderMs = 0;
 
 /** Makes `container` show `text`. */
 export function renderInto(container: HTMLElement, text: string) {
-  const wanted = blocks(text);
+  const begin = performance.now();
+  const state = growing.get(container) ?? new Growing();
+  growing.set(container, state);
+  const wanted = state.blocks(text);
   wanted.forEach((html, i) => {
     const old = container.children[i];
     if (old && sources.get(old) === html) return;
     const block = document.createElement("div");
     block.className = "block";
+    block.dir = "auto";
     block.append(purifier.sanitize(html, { ...ALLOWED, RETURN_DOM_FRAGMENT: true }));
     furnish(block);
     sources.set(block, html);
@@ -117,4 +170,5 @@ export function renderInto(container: HTMLElement, text: string) {
     else container.append(block);
   });
   while (container.children.length > wanted.length) container.lastElementChild?.remove();
+  lastRenderMs = performance.now() - begin;
 }

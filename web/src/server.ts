@@ -2,6 +2,7 @@
 // What is known of the server: its model, whether it wants a key, whether it is there.
 import { effect, signal } from "@preact/signals";
 import * as api from "./api";
+import { showToast } from "./toast";
 
 export const model = signal<api.Model | null>(null);
 export const needKey = signal(false);
@@ -29,11 +30,17 @@ export async function enterKey(key: string): Promise<boolean> {
   return !needKey.value;
 }
 
+// It may have gone, or come back with another model, while nobody looked.
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState === "visible") void greet();
+});
+
 // Once it is gone, look until it is back.
 effect(() => {
   if (!serverIsGone.value) return undefined;
   const timer = setInterval(async () => {
     if (await api.isAlive()) await greet();
+    if (!serverIsGone.value) showToast({ text: "The server is back." });
   }, LOOK_EVERY_MS);
   return () => clearInterval(timer);
 });

@@ -69,16 +69,48 @@ export async function all(): Promise<Conversation[]> {
   return settled(db.transaction(CONVERSATIONS).objectStore(CONVERSATIONS).getAll());
 }
 
-export async function put(conversation: Conversation): Promise<void> {
+/** All of them or, on failure, none. */
+export async function putAll(conversations: Conversation[]): Promise<void> {
   const db = await open();
   if (!db) {
-    memory.set(conversation.id, conversation);
+    for (const conversation of conversations) memory.set(conversation.id, conversation);
     return;
   }
   const transaction = db.transaction([SUMMARIES, CONVERSATIONS], "readwrite");
-  transaction.objectStore(CONVERSATIONS).put(conversation);
-  transaction.objectStore(SUMMARIES).put(summaryOf(conversation));
+  for (const conversation of conversations) {
+    transaction.objectStore(CONVERSATIONS).put(conversation);
+    transaction.objectStore(SUMMARIES).put(summaryOf(conversation));
+  }
   await finished(transaction);
+}
+
+export function put(conversation: Conversation): Promise<void> {
+  return putAll([conversation]);
+}
+
+/**
+ * Changes what is kept, as it is now: another tab may have changed it since this one looked.
+ * Gives the result; undefined: it is not there (any more).
+ */
+export async function change(
+  id: Id,
+  changes: (conversation: Conversation) => Conversation,
+): Promise<Conversation | undefined> {
+  const db = await open();
+  if (!db) {
+    const here = memory.get(id);
+    if (here) memory.set(id, changes(here));
+    return memory.get(id);
+  }
+  const transaction = db.transaction([SUMMARIES, CONVERSATIONS], "readwrite");
+  const conversations = transaction.objectStore(CONVERSATIONS);
+  const here: Conversation | undefined = await settled(conversations.get(id));
+  if (!here) return undefined;
+  const changed = changes(here);
+  conversations.put(changed);
+  transaction.objectStore(SUMMARIES).put(summaryOf(changed));
+  await finished(transaction);
+  return changed;
 }
 
 export async function remove(id: Id): Promise<void> {

@@ -13,8 +13,17 @@ const STAYS_MS = 8000;
 let timer = 0;
 
 export function showToast(message: Toast) {
-  clearTimeout(timer);
   toast.value = message;
+  letToastGo();
+}
+
+/** Somebody is at it: it stays. */
+export function holdToast() {
+  clearTimeout(timer);
+}
+
+export function letToastGo() {
+  clearTimeout(timer);
   timer = window.setTimeout(hideToast, STAYS_MS);
 }
 

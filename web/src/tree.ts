@@ -9,9 +9,10 @@ export function find(conversation: Conversation, id: Id | null): Message | undef
 
 /** From the first message to the head: the branch on show. */
 export function branch(conversation: Conversation, head = conversation.head): Message[] {
+  const byId = new Map<Id | null, Message>(conversation.messages.map((message) => [message.id, message]));
   const path: Message[] = [];
-  for (let at = find(conversation, head); at; at = find(conversation, at.parent)) path.unshift(at);
-  return path;
+  for (let at = byId.get(head); at; at = byId.get(at.parent)) path.push(at);
+  return path.reverse();
 }
 
 /** The message and its alternatives, oldest first. */
@@ -21,8 +22,11 @@ export function siblings(conversation: Conversation, message: Message): Message[
 
 /** The end of the branch that begins at `id`: always its newest continuation. */
 export function newestLeaf(conversation: Conversation, id: Id): Id {
-  const next = conversation.messages.findLast((message) => message.parent === id);
-  return next ? newestLeaf(conversation, next.id) : id;
+  // A message stands behind the one it follows, so the last child of each is the newest.
+  const newestChild = new Map(conversation.messages.map((message) => [message.parent, message.id]));
+  let leaf = id;
+  for (let next = newestChild.get(leaf); next; next = newestChild.get(leaf)) leaf = next;
+  return leaf;
 }
 
 /** With the message added and the branch on show ending in it. */

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Where the user writes.
-import { signal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import * as chats from "../chats";
+import { draft, setDraft } from "../drafts";
 import { Icon } from "./icons";
-
-export const draft = signal("");
 
 export function focusComposer() {
   document.getElementById("prompt")?.focus();
@@ -39,7 +37,7 @@ export function Composer() {
   const submit = () => {
     const message = text.trim();
     if (isBusy || !message) return;
-    draft.value = "";
+    setDraft("");
     void chats.send(message);
   };
   const onKeyDown = (event: KeyboardEvent) => {
@@ -60,12 +58,13 @@ export function Composer() {
         id="prompt"
         ref={field}
         rows={1}
+        dir="auto"
         placeholder="Message"
         aria-label="Message"
         aria-describedby="prompt-hint"
         enterkeyhint="send"
         value={text}
-        onInput={(event) => (draft.value = event.currentTarget.value)}
+        onInput={(event) => setDraft(event.currentTarget.value)}
         onKeyDown={onKeyDown}
       />
       {isBusy ? (

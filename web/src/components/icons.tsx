@@ -38,6 +38,7 @@ interface ButtonProps {
   icon: IconName;
   label: string;
   onClick: () => void;
+  id?: string;
   disabled?: boolean;
   class?: string;
 }

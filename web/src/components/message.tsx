@@ -79,7 +79,7 @@ function Editor({ text, onDone }: EditorProps) {
         submit();
       }}
     >
-      <textarea ref={field} aria-label="Edit message" rows={3} defaultValue={text} onKeyDown={onKeyDown} />
+      <textarea ref={field} aria-label="Edit message" rows={3} dir="auto" defaultValue={text} onKeyDown={onKeyDown} />
       <div class="buttons">
         <button type="button" class="quiet" onClick={() => onDone(null)}>
           Cancel
@@ -100,6 +100,13 @@ interface MessageProps {
 
 function UserMessage({ conversation, message, isBusy }: MessageProps) {
   const [isEditing, setEditing] = useState(false);
+  const editButton = `edit-${message.id}`;
+  const wasEditing = useRef(false);
+  useEffect(() => {
+    // The field that had the focus is gone.
+    if (wasEditing.current && !isEditing) document.getElementById(editButton)?.focus();
+    wasEditing.current = isEditing;
+  }, [isEditing]);
   if (isEditing) {
     const onDone = (text: string | null) => {
       setEditing(false);
@@ -109,26 +116,33 @@ function UserMessage({ conversation, message, isBusy }: MessageProps) {
   }
   return (
     <>
-      <div class="bubble">{message.text}</div>
+      <div class="bubble" dir="auto">{message.text}</div>
       <div class="actions">
         <Branches conversation={conversation} message={message} />
         <CopyButton text={message.text} />
-        <IconButton icon="pencil" label="Edit message" disabled={isBusy} onClick={() => setEditing(true)} />
+        <IconButton
+          id={editButton}
+          icon="pencil"
+          label="Edit message"
+          disabled={isBusy}
+          onClick={() => setEditing(true)}
+        />
       </div>
     </>
   );
 }
 
 function Reasoning({ text, ms, isRunning }: { text: string; ms?: number; isRunning?: boolean }) {
+  const [isOpen, setOpen] = useState(false);
   if (!text) return null;
   const seconds = (ms ?? 0) / 1000;
   const duration = seconds < 10 ? seconds.toFixed(1) : seconds.toFixed(0);
   return (
-    <details class="reasoning">
+    <details class="reasoning" onToggle={(event) => setOpen(event.currentTarget.open)}>
       <summary class={isRunning ? "is-running" : ""}>
         {isRunning ? "Reasoning…" : `Reasoning · ${duration} s`}
       </summary>
-      <Markdown text={text} />
+      {isOpen && <Markdown text={text} />}
     </details>
   );
 }

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 // System prompt and sampling, in a dialog.
+import { useRef, useState } from "preact/hooks";
 import * as chats from "../chats";
 import { exportAll } from "../export";
+import { ImportError } from "../import";
 import { defaults, settings, type Effort, type Sampling } from "../settings";
+import { showToast } from "../toast";
 import { IconButton } from "./icons";
 
 const DIALOG = "settings";
@@ -73,6 +76,52 @@ const efforts: { value: Effort; label: string }[] = [
   { value: "high", label: "High" },
 ];
 
+/** All conversations to a file, and back. */
+function Files({ onDone }: { onDone: () => void }) {
+  const field = useRef<HTMLInputElement>(null);
+  const [refusal, setRefusal] = useState("");
+  const take = async (file: File | undefined) => {
+    if (!file) return;
+    setRefusal("");
+    try {
+      showToast({ text: await chats.importFile(file) });
+      onDone();
+    } catch (error) {
+      if (!(error instanceof ImportError)) throw error;
+      setRefusal(error.message);
+    } finally {
+      field.current!.value = ""; // the same file can be chosen again
+    }
+  };
+  return (
+    <section>
+      <h3>Conversations</h3>
+      <p class="help">They are kept in this browser. A file takes them to another one.</p>
+      <div class="row">
+        <button type="button" class="quiet" onClick={() => void exportAll()}>
+          Export all conversations
+        </button>
+        <button type="button" class="quiet" onClick={() => field.current!.click()}>
+          Import conversations
+        </button>
+        <input
+          ref={field}
+          type="file"
+          accept=".json,application/json"
+          hidden
+          aria-label="File with conversations"
+          onChange={(event) => void take(event.currentTarget.files?.[0])}
+        />
+      </div>
+      {refusal && (
+        <p class="refused" role="alert">
+          {refusal}
+        </p>
+      )}
+    </section>
+  );
+}
+
 export function SettingsDialog() {
   const conversation = chats.current.value;
   const ownSystem = conversation ? conversation.system : chats.draftSystem.value;
@@ -137,19 +186,17 @@ export function SettingsDialog() {
           {rows.map((row) => (
             <NumberField key={row.key} row={row} />
           ))}
+          <div class="row">
+            <button
+              type="button"
+              class="quiet"
+              onClick={() => (settings.value = { ...defaults, system: settings.value.system })}
+            >
+              Reset answers
+            </button>
+          </div>
         </section>
-        <footer>
-          <button type="button" class="quiet" onClick={() => void exportAll()}>
-            Export all conversations
-          </button>
-          <button
-            type="button"
-            class="quiet"
-            onClick={() => (settings.value = { ...defaults, system: settings.value.system })}
-          >
-            Reset answers
-          </button>
-        </footer>
+        <Files onDone={close} />
       </div>
     </dialog>
   );

@@ -3,6 +3,7 @@
 import { signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
 import * as chats from "../chats";
+import { setDraft } from "../drafts";
 import { exportOne } from "../export";
 import { age } from "../format";
 import { theme, type Theme } from "../settings";
@@ -25,9 +26,20 @@ export function newChat() {
   void open(null);
 }
 
+const entryName = (id: Id) => `entry-${id}`;
+const entryLink = (id: Id) => document.getElementById(entryName(id));
+
 async function removeWithUndo(summary: Summary) {
+  const next = chats.summaries.value.findIndex(({ id }) => id === summary.id);
   const removed = await chats.remove(summary.id);
+  setDraft("", summary.id);
   if (!removed) return;
+  // The button that had the focus is gone with its entry.
+  const after = chats.summaries.value[next];
+  requestAnimationFrame(() => {
+    if (document.activeElement !== document.body) return;
+    (after ? entryLink(after.id) : document.querySelector<HTMLElement>(".new-chat"))?.focus();
+  });
   showToast({
     text: `Deleted “${summary.title}”.`,
     action: { label: "Undo", run: () => void chats.restore(removed) },
@@ -66,16 +78,24 @@ function RenameField({ summary, onDone }: { summary: Summary; onDone: () => void
 function Entry({ summary }: { summary: Summary }) {
   const [isRenaming, setRenaming] = useState(false);
   const isCurrent = chats.current.value?.id === summary.id;
+  const onDone = () => {
+    setRenaming(false);
+    requestAnimationFrame(() => {
+      if (document.activeElement === document.body) entryLink(summary.id)?.focus();
+    });
+  };
   if (isRenaming) {
     return (
       <li class="entry is-current">
-        <RenameField summary={summary} onDone={() => setRenaming(false)} />
+        <RenameField summary={summary} onDone={onDone} />
       </li>
     );
   }
   return (
     <li class={`entry ${isCurrent ? "is-current" : ""}`}>
       <a
+        id={entryName(summary.id)}
+        dir="auto"
         href={`#/${summary.id}`}
         aria-current={isCurrent ? "page" : undefined}
         onClick={(event) => {

@@ -52,17 +52,11 @@ function Running({ answer }: { answer: Answer }) {
         </span>
         {nNew > 0 && time_ms > 0 && <Figure label="speed">{rate(nNew, time_ms)}</Figure>}
         {where === "remote" && <Figure label="read">on the peer</Figure>}
-        <Context used={processed} />
       </>
     );
   }
   const speed = answer.tokensPerSecond.value;
-  return (
-    <>
-      <Figure label={phase}>{speed ? `${speed.toFixed(1)} tok/s` : "…"}</Figure>
-      <Context used={(progress?.total ?? 0) + answer.nPieces.value} />
-    </>
-  );
+  return <Figure label={phase}>{speed ? `${speed.toFixed(1)} tok/s` : "…"}</Figure>;
 }
 
 function Relay({ prefill }: { prefill: Prefill }) {
@@ -91,9 +85,15 @@ function Done({ stats }: { stats: Stats }) {
         {writeMs > 0 && ` · ${rate(nWritten, writeMs)}`}
       </Figure>
       {prefill && <Relay prefill={prefill} />}
-      <Context used={nPrompt + nWritten} />
     </>
   );
+}
+
+function contextUsed(answer: Answer | undefined, stats: Stats | undefined): number {
+  if (!answer) return stats ? stats.nPrompt + stats.nWritten : 0;
+  const progress = answer.progress.value;
+  const isReading = answer.phase.value === "reading";
+  return ((isReading ? progress?.processed : progress?.total) ?? 0) + answer.nPieces.value;
 }
 
 export function Strip() {
@@ -102,7 +102,8 @@ export function Strip() {
   const stats = conversation && branch(conversation).findLast((message) => message.stats)?.stats;
   return (
     <section class="strip" aria-label="Figures">
-      {answer ? <Running answer={answer} /> : stats ? <Done stats={stats} /> : null}
+      <div class="figures">{answer ? <Running answer={answer} /> : stats ? <Done stats={stats} /> : null}</div>
+      <Context used={contextUsed(answer, stats || undefined)} />
     </section>
   );
 }

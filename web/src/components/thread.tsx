@@ -3,8 +3,11 @@
 import { signal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import * as chats from "../chats";
+import { setDraft } from "../drafts";
+import { tokens } from "../format";
+import { model } from "../server";
 import { branch } from "../tree";
-import { focusComposer, draft } from "./composer";
+import { focusComposer } from "./composer";
 import { Icon } from "./icons";
 import { MessageView } from "./message";
 
@@ -14,22 +17,28 @@ const NEAR_PX = 80;
 const isAtEnd = signal(true);
 
 const examples = [
-  "What is 17 + 25?",
-  "Tell me a story about a fox in a harbour.",
-  "Count from 3 to 7.",
+  "Explain what a hash table is, with a small example.",
+  "Write a polite note to a neighbour about a noisy dog.",
+  "Write a Python function that finds the longest word in a text.",
 ];
+/** What the small model that comes with tandem was taught. */
+const smallExamples = ["What is 17 + 25?", "Tell me a story about a fox in a harbour.", "Count from 3 to 7."];
 
 function Empty() {
+  const { id, nCtx } = model.value ?? { id: "", nCtx: 0 };
   const use = (text: string) => () => {
-    draft.value = text;
+    setDraft(text);
     focusComposer();
   };
   return (
     <div class="empty">
       <h2>What is on your mind?</h2>
-      <p>Everything stays on your machines.</p>
+      <p>
+        {id && `${id}${nCtx ? ` keeps ${tokens(nCtx)} tokens in mind` : " listens"}. `}
+        Everything stays on your machines.
+      </p>
       <ul>
-        {examples.map((text) => (
+        {(id.startsWith("tandem-mini") ? smallExamples : examples).map((text) => (
           <li key={text}>
             <button type="button" onClick={use(text)}>
               {text}
