@@ -62,6 +62,11 @@ const char *td_remote_path_text(enum td_remote_path path)
     return "local";
 }
 
+static double known(double seconds)
+{
+    return isfinite(seconds) ? seconds : 0;
+}
+
 static void set_reason(struct td_remote_try *t, const char *why)
 {
     snprintf(t->stats.reason, sizeof(t->stats.reason), "%s", why);
@@ -75,6 +80,12 @@ static bool no(struct td_remote_try *t, const char *why)
     return false;
 }
 
+// Until the first token, if what is missing is read here.
+static double here_seconds(const struct td_remote_try *t)
+{
+    return t->ask.wait_here_seconds + td_split_read_seconds(&t->r->prefill, t->n_have, t->ask.n);
+}
+
 // Whether a peer is worth asking at all; stats.reason says why not.
 static bool is_question(struct td_remote_try *t)
 {
@@ -84,10 +95,8 @@ static bool is_question(struct td_remote_try *t)
     if (r->cfg.policy == TD_REMOTE_REQUIRE) return true;
     for (uint32_t i = 0; i < r->n_peers; i++)
         if (r->peers[i].far && td_far_is_up(r->peers[i].far)) return true;
-    const double seconds =
-        t->ask.wait_here_seconds + td_split_read_seconds(&r->prefill, t->n_have, t->ask.n);
+    const double seconds = here_seconds(t);
     if (seconds >= CONNECT_SECONDS) return true;
-    t->stats.predicted_seconds = seconds;
     return no(t, "it is read here sooner than a peer is reached");
 }
 
@@ -152,7 +161,7 @@ static struct td_remote_peer *choose(struct td_remote_try *t, struct td_split *b
 {
     struct td_remote *r = t->r;
     struct td_remote_peer *chosen = NULL;
-    bool is_any_soon = false, is_chosen_full = false;
+    bool is_any_soon = false, is_chosen_full = false, is_all_there = false;
     for (uint32_t i = 0; i < r->n_peers; i++) {
         struct td_remote_peer *p = &r->peers[i];
         if (t->is_tried[i]) continue;
@@ -167,7 +176,7 @@ static struct td_remote_peer *choose(struct td_remote_try *t, struct td_split *b
             if (!chosen)
                 snprintf(t->stats.reason, sizeof(t->stats.reason), "%.120s: %s", p->where,
                          td_split_why_text(split.why));
-            t->stats.predicted_seconds = split.here_first_seconds;
+            is_all_there |= split.all_there_is_faster;
             continue;
         }
         if (chosen && split.split_seconds >= best->split_seconds) continue;
@@ -175,6 +184,8 @@ static struct td_remote_peer *choose(struct td_remote_try *t, struct td_split *b
         is_chosen_full = is_full;
         *best = split;
     }
+    // Of what was asked, begin_fetch says it.
+    if (!t->stats.peer[0]) t->stats.all_there_is_faster = is_all_there;
     t->peer = is_chosen_full ? chosen : NULL; // it pays to wait for a slot there
     if (is_chosen_full) chosen = NULL;
     is_any_soon = is_any_soon || is_chosen_full;
@@ -183,11 +194,6 @@ static struct td_remote_peer *choose(struct td_remote_try *t, struct td_split *b
 }
 
 // ---- one prompt -------------------------------------------------------------------------------
-
-static double known(double seconds)
-{
-    return isfinite(seconds) ? seconds : 0;
-}
 
 // Exponential average: a new figure counts for half.
 static double mix(double old, double seen)
@@ -207,6 +213,8 @@ static void settle(struct td_remote_try *t)
 {
     struct td_error why;
     const struct td_remote_ask *a = &t->ask;
+    if (!t->stats.peer[0] && t->n_have + 1 < a->n)
+        t->stats.predicted_seconds = known(here_seconds(t));
     const int code = td_session_want(t->s, a->tokens, a->n, a->marks, a->n_marks, &why);
     if (code) {
         fail_try(t, code, &why);
