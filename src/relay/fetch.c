@@ -371,6 +371,16 @@ static void notify(void *ctx)
     td_far_event(ctx);
 }
 
+// A checkpoint is a place to which the session can return, sliding-window layers and all: the next
+// prompt may part from this one before its end. The place takes pages, so room for the rest is made
+// again; where there is none, places give way.
+static int keep_place(void *ctx, struct td_error *err)
+{
+    struct td_fetch *f = ctx;
+    td_session_mark(f->session);
+    return td_session_reserve(f->session, f->n, err);
+}
+
 // The session keeps the prefix that it has, and makes room for the rest.
 static int prepare_session(struct td_fetch *f, struct td_error *err)
 {
@@ -415,7 +425,9 @@ int td_fetch_ask(struct td_fetch **out, struct td_far *far, struct td_session *s
                                             .n_tokens = n,
                                             .logits = canary_logits,
                                             .notify = notify,
-                                            .notify_ctx = far};
+                                            .notify_ctx = far,
+                                            .committed = canary_logits ? NULL : keep_place,
+                                            .committed_ctx = f};
     if (!code) code = td_recv_open(&f->recv, &request, err);
     if (code) {
         unref(f);

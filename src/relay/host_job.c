@@ -323,7 +323,9 @@ void td_host_begin_all(struct td_host *host)
             continue;
         }
         pthread_mutex_unlock(&host->mutex);
-        td_sending_reused(job->sending, job->n_reused);
+        struct td_timeline held;
+        td_session_timeline(job->session, &held);
+        td_sending_reused(job->sending, job->n_reused, &held);
         pthread_mutex_lock(&host->mutex);
         td_host_release_over(host);
     }

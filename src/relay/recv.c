@@ -269,6 +269,8 @@ int td_recv_wait(struct td_recv *r, uint32_t wait_ms, uint32_t *n_out, bool *is_
             r->n_ready = r->n_committed;
         else
             r->n_committed = r->n_ready;
+        if (!code && r->request.committed && r->n_committed < r->ledger.end)
+            code = r->request.committed(r->request.committed_ctx, &why);
         if (code && !r->code) {
             r->code = code;
             r->err = why;

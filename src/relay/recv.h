@@ -23,6 +23,11 @@ struct td_recv_request {
     // and calls nothing of the request. May be NULL.
     void (*notify)(void *ctx);
     void *notify_ctx;
+    // Called by td_recv_wait when a checkpoint on the way has been committed and before anything
+    // behind it is written, with the request locked: calls nothing of the request. What fails here
+    // ends the request. May be NULL.
+    int (*committed)(void *ctx, struct td_error *err);
+    void *committed_ctx;
 };
 
 // Fails: as td_ledger_init does; TD_ENOMEM.

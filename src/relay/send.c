@@ -336,12 +336,13 @@ static bool is_still_wanted(struct td_sending *s)
     return wanted;
 }
 
-// Pins and queues what of a layer must travel now that its positions [0, n) are final.
-static void tell_layer(struct td_sending *s, uint32_t layer, uint32_t n, bool is_checkpoint)
+// Pins and queues what of a layer must travel now that its positions [0, n) are final; kv has them.
+static void tell_layer(struct td_sending *s, struct td_kv *kv, uint32_t layer, uint32_t n,
+                       bool is_checkpoint)
 {
     struct entry e = {0};
     while (td_ledger_next_span(&s->told, layer, n, is_checkpoint, &e.h)) {
-        const struct td_kv_span span = {s->request.kv, layer, e.h.pos0, e.h.n};
+        const struct td_kv_span span = {kv, layer, e.h.pos0, e.h.n};
         struct td_error err;
         const int code = s->backend->kv_pin(&e.pin, &span, &err);
         if (code) {
@@ -363,11 +364,11 @@ static void tell_checkpoint(struct td_sending *s, uint32_t n)
     push(s, &e);
 }
 
-// Positions [0, n) are final in all layers.
-static void tell_all(struct td_sending *s, uint32_t n)
+// Positions [0, n) are final in all layers of kv.
+static void tell_all(struct td_sending *s, struct td_kv *kv, uint32_t n)
 {
     const bool is_due = td_ledger_is_due(&s->told, n, s->request.checkpoint_tokens);
-    for (uint32_t il = 0; il < s->told.n_layers; il++) tell_layer(s, il, n, is_due);
+    for (uint32_t il = 0; il < s->told.n_layers; il++) tell_layer(s, kv, il, n, is_due);
     if (is_due) tell_checkpoint(s, n);
 }
 
@@ -377,7 +378,7 @@ void td_sending_layer_done(struct td_sending *s, const struct td_kv_span *span)
     if (s->request.send_at_end || !is_still_wanted(s)) return;
     const uint32_t n = td_min_u32(span->pos0 + span->n, s->told.end);
     const bool is_due = td_ledger_is_due(&s->told, n, s->request.checkpoint_tokens);
-    tell_layer(s, span->layer, n, is_due);
+    tell_layer(s, span->kv, span->layer, n, is_due);
     if (is_due && span->layer + 1 == s->told.n_layers) tell_checkpoint(s, n);
 }
 
@@ -388,14 +389,20 @@ static bool has_windows(const struct td_sending *s)
     return il < s->told.n_layers;
 }
 
-void td_sending_reused(struct td_sending *s, uint32_t n)
+void td_sending_reused(struct td_sending *s, uint32_t n, const struct td_timeline *held)
 {
     n = td_min_u32(n, s->told.end);
     if (n <= s->told.have || s->request.send_at_end) return;
-    // Of what sliding-window layers have forgotten no checkpoint can be made.
     uint64_t at = (uint64_t)s->told.have + s->request.checkpoint_tokens;
-    for (; !has_windows(s) && at < n; at += s->request.checkpoint_tokens) tell_all(s, (uint32_t)at);
-    tell_all(s, n);
+    for (; !has_windows(s) && at < n; at += s->request.checkpoint_tokens)
+        tell_all(s, s->request.kv, (uint32_t)at);
+    // What sliding-window layers have forgotten is still where the timeline can be taken up.
+    for (uint32_t i = 0; held && has_windows(s) && i < held->n_places; i++) {
+        const struct td_place *p = &held->places[i];
+        if (p->pos < n && td_ledger_is_due(&s->told, p->pos, s->request.checkpoint_tokens))
+            tell_all(s, p->kv, p->pos);
+    }
+    tell_all(s, s->request.kv, n);
 }
 
 void td_sending_logits(struct td_sending *s, const float *logits, uint32_t n)
@@ -419,7 +426,7 @@ void td_sending_logits(struct td_sending *s, const float *logits, uint32_t n)
 
 void td_sending_finish(struct td_sending *s, const struct td_send_account *account)
 {
-    if (s->request.send_at_end) tell_all(s, s->told.end);
+    if (s->request.send_at_end) tell_all(s, s->request.kv, s->told.end);
     pthread_mutex_lock(s->mutex);
     s->account = *account;
     pthread_mutex_unlock(s->mutex);

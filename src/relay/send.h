@@ -44,9 +44,11 @@ struct td_send_request {
 int td_sending_begin(struct td_sending **out, struct td_sender *sender,
                      const struct td_send_request *request, struct td_error *err) TD_MUST_CHECK;
 
-// Positions [0, n) are in the KV already (a reused prefix): queues what of them must travel.
+// Positions [0, n) are in the KV already (a reused prefix): queues what of them must travel. held
+// (may be NULL): the session's timeline; where it can be taken up, checkpoints can be made, also of
+// sliding-window layers, whose KV is there as it was.
 // Threads: the engine's, before its first run for this request.
-void td_sending_reused(struct td_sending *s, uint32_t n);
+void td_sending_reused(struct td_sending *s, uint32_t n, const struct td_timeline *held);
 
 // More waits than the queue is meant to hold, for a receiver or a link that is too slow. Any
 // thread.

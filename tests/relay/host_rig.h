@@ -3,87 +3,16 @@
 #ifndef TD_TESTS_RELAY_HOST_RIG_H
 #define TD_TESTS_RELAY_HOST_RIG_H
 
-#include "engine/support.h"
-#include "link_support.h"
-#include "relay/host.h"
+#include "pair_rig.h"
 #include "relay/recv.h"
 
-#include <stdio.h>
+enum { SOON_MS = 30000 };
 
-enum { N_CTX = 600, N_VOCAB = 1024, CHUNK = 64, SOON_MS = 30000 };
-
-static struct td_model *g_model;
-static int32_t g_tokens[N_CTX + 1];
-
-static inline int setup(void **state)
+static inline void open_house_as(struct house *h, const struct td_host_config *wishes,
+                                 const struct td_key *key)
 {
-    (void)state;
-    g_model = open_model("synth:tiny,window=16,vocab=1024,ctx=8192");
-    struct td_rng rng = {11};
-    random_tokens(&rng, g_tokens, N_CTX + 1, N_VOCAB);
-    return 0;
-}
-
-static inline int teardown(void **state)
-{
-    (void)state;
-    td_model_close(g_model);
-    return 0;
-}
-
-// ---- the prefill side -------------------------------------------------------------------------
-
-struct house {
-    struct td_engine *engine;
-    struct td_listener *listener;
-    struct td_peer peer;
-    struct td_host *host;
-    pthread_t thread;
-    int code;
-    struct td_error err;
-    char where[32];
-    _Atomic uint32_t n_events[TD_HOST_ENDED + 1]; // told by a thread of the host's
-};
-
-static inline void count_event(void *ctx, const struct td_host_event *e)
-{
-    struct house *h = ctx;
-    h->n_events[e->kind]++;
-    if (getenv("TEST_HOST_LOG"))
-        fprintf(stderr, "event %d %s request %llu: %s\n", (int)e->kind, e->peer,
-                (unsigned long long)e->request, e->text);
-}
-
-static inline void *house_main(void *ctx)
-{
-    struct house *h = ctx;
-    h->code = td_host_serve(h->host, &h->err);
-    return NULL;
-}
-
-static inline void open_house(struct house *h, const struct td_host_config *wishes,
-                              const struct td_key *key)
-{
-    static const uint8_t tokenizer[32] = {1}, weights[32] = {2};
-    *h = (struct house){0};
-    struct td_engine_config engine_cfg = config(CHUNK, 1);
-    engine_cfg.device.max_kv_bytes = wishes->max_kv_bytes; // 0: no limit
-    const struct td_backend *backend = wishes->backend ? wishes->backend : td_backend_cpu();
-    OK(td_engine_open(&h->engine, g_model, backend, &engine_cfg, &err));
-    OK(td_listener_open(&h->listener, "127.0.0.1:0", key, NULL, &err));
-    (void)snprintf(h->where, sizeof(h->where), "127.0.0.1:%u", td_listener_port(h->listener));
-    OK(td_peer_init(&h->peer, TD_WIRE_PREFILL, &g_model->spec, tokenizer, weights, TD_F16, &err));
-    struct td_host_config cfg = *wishes;
-    cfg.engine = h->engine;
-    cfg.backend = backend;
-    cfg.peer = &h->peer;
-    cfg.kv_type = TD_F16;
-    if (!cfg.n_slots) cfg.n_slots = 1;
-    cfg.n_ctx = N_CTX;
-    cfg.event = count_event;
-    cfg.event_ctx = h;
-    OK(td_host_open(&h->host, &cfg, h->listener, &err));
-    assert_int_equal(pthread_create(&h->thread, NULL, house_main, h), 0);
+    *h = (struct house){.key = key, .cfg = *wishes, .device_kv_bytes = wishes->max_kv_bytes};
+    open_house(h);
 }
 
 // Pages for so many positions of a sequence in every layer.
@@ -95,19 +24,6 @@ static inline uint64_t max_kv_bytes(uint32_t n_tokens)
     td_engine_close(e);
     const uint64_t n_pages = (n_tokens + report.kv_page_tokens - 1) / report.kv_page_tokens;
     return n_pages * report.kv_page_bytes * g_model->spec.n_layers;
-}
-
-static inline void close_house(struct house *h)
-{
-    td_host_stop(h->host);
-    pthread_join(h->thread, NULL);
-    if (h->code) fail_msg("%s", h->err.msg);
-    td_host_close(h->host);
-    td_listener_close(h->listener);
-    struct td_device_report report;
-    td_engine_report(h->engine, &report);
-    assert_int_equal(report.kv_bytes, 0); // no pin, no session was left behind
-    td_engine_close(h->engine);
 }
 
 // Waits until no request is left.
@@ -174,10 +90,9 @@ static inline void join_data(struct client *c)
 
 static inline void connect_control(struct client *c)
 {
-    static const uint8_t tokenizer[32] = {1}, weights[32] = {2};
     struct td_peer ours, theirs;
     bool weights_differ;
-    OK(td_peer_init(&ours, TD_WIRE_DECODE, &g_model->spec, tokenizer, weights, TD_F16, &err));
+    init_peer(&ours, TD_WIRE_DECODE, g_model, 0);
     OK(td_link_connect(&c->link[0], c->where, c->key, NULL, NULL, &err));
     OK(td_frames_init(&c->control, c->link[0], TD_WIRE_CONTROL, 0, &err));
     OK(td_peer_greet(&c->control, &ours, &theirs, &weights_differ, &err));
@@ -331,7 +246,7 @@ static inline void ask(struct client *c, uint32_t n_tokens)
 }
 
 // Receives until it is done, or cut as the client wishes.
-static inline int fetch(struct client *c)
+static inline int receive(struct client *c)
 {
     assert_int_equal(pthread_create(&c->thread, NULL, data_main, c), 0);
     bool is_done = false;
@@ -382,7 +297,7 @@ static inline void finish(struct client *c)
 static inline void fetch_well(struct client *c, uint32_t n_tokens)
 {
     ask(c, n_tokens);
-    const int code = fetch(c);
+    const int code = receive(c);
     if (code) fail_msg("%d: %s; %s; %s", code, err.msg, c->data_err.msg, c->text);
     while (!c->is_accepted) assert_true(take_control(c, SOON_MS)); // on another connection
     finish(c);

@@ -11,7 +11,7 @@ static void good_requests_give_the_bits_of_a_local_prefill(void **state)
 {
     (void)state;
     struct house h;
-    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
+    open_house_as(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
     struct client c;
     open_client(&c, &h, &key_a);
     fetch_well(&c, 2);
@@ -47,7 +47,7 @@ static void bad_requests_are_told_why(void **state)
 {
     (void)state;
     struct house h;
-    open_house(&h, &(struct td_host_config){.progress_ms = 20}, NULL);
+    open_house_as(&h, &(struct td_host_config){.progress_ms = 20}, NULL);
     struct client c;
     open_client(&c, &h, NULL);
     struct td_wire_msg msg = request_of(&c, 300, 100);
@@ -79,7 +79,7 @@ static void a_cancelled_request_gives_its_slot_back(void **state)
 {
     (void)state;
     struct house h;
-    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
+    open_house_as(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
     struct client c;
     open_client(&c, &h, &key_a);
     for (uint32_t i = 0; i < 4; i++) {
@@ -119,24 +119,24 @@ static void a_broken_request_goes_on_where_it_was(void **state)
     (void)state;
     for (uint32_t at = 1;; at++) {
         struct house h;
-        open_house(&h, &(struct td_host_config){.progress_ms = 20, .n_queue = at % 4},
-                   at % 2 ? &key_a : NULL);
+        open_house_as(&h, &(struct td_host_config){.progress_ms = 20, .n_queue = at % 4},
+                      at % 2 ? &key_a : NULL);
         struct client c;
         open_client(&c, &h, at % 2 ? &key_a : NULL);
         c.checkpoint_tokens = CHUNK;
         c.cut_after = at;
         ask(&c, 300);
-        int code = fetch(&c);
+        int code = receive(&c);
         const bool is_cut = code != TD_OK;
         if (is_cut) {
             connect_again(&c, (enum again)(at % N_AGAIN));
             if (at > 3) { // once more
                 c.cut_after = at + 3;
-                code = fetch(&c);
+                code = receive(&c);
                 if (code) connect_again(&c, BOTH);
             }
             c.cut_after = 0;
-            if (code) code = fetch(&c);
+            if (code) code = receive(&c);
             if (code) fail_msg("cut after %u: %s; %s; %s", at, err.msg, c.data_err.msg, c.text);
             while (!c.is_accepted) assert_true(take_control(&c, SOON_MS));
             struct td_host_report report;
@@ -157,12 +157,12 @@ static void a_lease_ends(void **state)
 {
     (void)state;
     struct house h;
-    open_house(&h, &(struct td_host_config){.progress_ms = 20, .lease_ms = 30}, &key_a);
+    open_house_as(&h, &(struct td_host_config){.progress_ms = 20, .lease_ms = 30}, &key_a);
     struct client c;
     open_client(&c, &h, &key_a);
     c.cut_after = 3;
     ask(&c, 500);
-    assert_int_equal(fetch(&c), TD_EIO);
+    assert_int_equal(receive(&c), TD_EIO);
     cut_one(&c.link[1], &c.data);
     expect_error(&c, TD_WIRE_E_GONE); // the session is still there and is told
     wait_idle(&h);
@@ -182,13 +182,13 @@ static void a_resume_that_lies_is_refused(void **state)
 {
     (void)state;
     struct house h;
-    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
+    open_house_as(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
     struct client c;
     open_client(&c, &h, &key_a);
     for (uint32_t lie = 0; lie < 3; lie++) {
         c.cut_after = 4;
         ask(&c, 500);
-        assert_int_equal(fetch(&c), TD_EIO);
+        assert_int_equal(receive(&c), TD_EIO);
         cut_one(&c.link[1], &c.data);
         join_data(&c);
         uint8_t token[32];
@@ -223,13 +223,14 @@ static void a_full_house_is_busy_until_somebody_has_gone(void **state)
 {
     (void)state;
     struct house h;
-    open_house(&h, &(struct td_host_config){.progress_ms = 20, .n_slots = 2, .n_queue = 1}, &key_a);
+    open_house_as(&h, &(struct td_host_config){.progress_ms = 20, .n_slots = 2, .n_queue = 1},
+                  &key_a);
     struct client c[3];
     for (int i = 0; i < 3; i++) open_client(&c[i], &h, &key_a);
     for (int i = 0; i < 2; i++) {
         c[i].cut_after = 2;
         ask(&c[i], 600);
-        assert_int_equal(fetch(&c[i]), TD_EIO);
+        assert_int_equal(receive(&c[i]), TD_EIO);
     }
     send_msg(&c[2].control, request_of(&c[2], 300, 0));
     send_tokens(&c[2], 300);
@@ -242,7 +243,7 @@ static void a_full_house_is_busy_until_somebody_has_gone(void **state)
     } while (report.n_peers == 3);
     fetch_well(&c[2], 300);
     c[1].cut_after = 0; // goes on beside it
-    OK(fetch(&c[1]));
+    OK(receive(&c[1]));
     finish(&c[1]);
     for (int i = 0; i < 2; i++) close_request(&c[i]);
     for (int i = 0; i < 3; i++) close_client(&c[i], true);
@@ -255,10 +256,10 @@ static void memory_is_made_for_those_who_ask(void **state)
 {
     (void)state;
     struct house h;
-    open_house(&h,
-               &(struct td_host_config){
-                   .progress_ms = 20, .n_slots = 2, .max_kv_bytes = max_kv_bytes(1200)},
-               &key_a);
+    open_house_as(&h,
+                  &(struct td_host_config){
+                      .progress_ms = 20, .n_slots = 2, .max_kv_bytes = max_kv_bytes(1200)},
+                  &key_a);
     struct client c[2];
     for (int i = 0; i < 2; i++) open_client(&c[i], &h, &key_a);
     for (int i = 0; i < 4; i++) {
@@ -267,10 +268,10 @@ static void memory_is_made_for_those_who_ask(void **state)
     }
     close_house(&h);
     for (int i = 0; i < 2; i++) close_client(&c[i], false);
-    open_house(&h,
-               &(struct td_host_config){
-                   .progress_ms = 20, .n_slots = 2, .max_kv_bytes = max_kv_bytes(400)},
-               &key_a);
+    open_house_as(&h,
+                  &(struct td_host_config){
+                      .progress_ms = 20, .n_slots = 2, .max_kv_bytes = max_kv_bytes(400)},
+                  &key_a);
     open_client(&c[0], &h, &key_a);
     send_msg(&c[0].control, request_of(&c[0], 600, 0));
     send_tokens(&c[0], 600);
@@ -316,7 +317,7 @@ static void trouble_of_its_own_is_told(void **state)
     scarce.kv_open = scarce_open;
     scarce.kv_read = scarce_read;
     struct house h;
-    open_house(
+    open_house_as(
         &h,
         &(struct td_host_config){
             .progress_ms = 20, .n_slots = 2, .max_kv_bytes = max_kv_bytes(420), .backend = &scarce},
@@ -361,7 +362,7 @@ static void a_slow_peer_holds_up_nobody_else(void **state)
     struct td_backend slow = *td_backend_cpu();
     slow.kv_read = slow_read;
     struct house h;
-    open_house(
+    open_house_as(
         &h,
         &(struct td_host_config){.progress_ms = 20, .n_slots = 2, .n_queue = 1, .backend = &slow},
         &key_a);
@@ -376,7 +377,7 @@ static void a_slow_peer_holds_up_nobody_else(void **state)
     while (c[0].progress.n_computed == 0) assert_true(take_control(&c[0], 20));
     assert_true(c[0].progress.n_computed < 599); // it waits
     g_is_shut = false;
-    OK(fetch(&c[0]));
+    OK(receive(&c[0]));
     finish(&c[0]);
     close_request(&c[0]);
     wait_idle(&h);
@@ -392,7 +393,7 @@ static void a_slot_is_not_held_by_doing_nothing(void **state)
 {
     (void)state;
     struct house h;
-    open_house(&h, &(struct td_host_config){.progress_ms = 20, .lease_ms = 300}, &key_a);
+    open_house_as(&h, &(struct td_host_config){.progress_ms = 20, .lease_ms = 300}, &key_a);
     struct client c;
     open_client(&c, &h, &key_a);
     send_msg(&c.control, request_of(&c, 300, 0));
@@ -416,10 +417,9 @@ static void sessions_have_a_limit(void **state)
     (void)state;
     enum { MOST = 64 };
     struct house h;
-    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
-    static const uint8_t tokenizer[32] = {1}, weights[32] = {2};
+    open_house_as(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
     struct td_peer ours, theirs;
-    OK(td_peer_init(&ours, TD_WIRE_DECODE, &g_model->spec, tokenizer, weights, TD_F16, &err));
+    init_peer(&ours, TD_WIRE_DECODE, g_model, 0);
     struct td_link *link[MOST];
     struct td_frames frames[MOST];
     uint32_t n = 0;
@@ -455,7 +455,7 @@ static void new_speeds_are_told(void **state)
 {
     (void)state;
     struct house h;
-    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
+    open_house_as(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
     struct client c;
     open_client(&c, &h, &key_a);
     while (c.n_rates == 0) assert_true(take_control(&c, 20));
@@ -470,7 +470,7 @@ static void a_canary_brings_logits(void **state)
 {
     (void)state;
     struct house h;
-    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
+    open_house_as(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
     struct client c;
     open_client(&c, &h, &key_a);
     for (uint32_t n = 2; n <= 256; n = n * 5 + 1) {
@@ -489,7 +489,7 @@ static void nothing_before_the_end_if_so_wished(void **state)
 {
     (void)state;
     struct house h;
-    open_house(&h, &(struct td_host_config){.progress_ms = 20, .send_at_end = true}, &key_a);
+    open_house_as(&h, &(struct td_host_config){.progress_ms = 20, .send_at_end = true}, &key_a);
     struct client c;
     open_client(&c, &h, &key_a);
     c.checkpoint_tokens = 64;
@@ -503,7 +503,7 @@ static void probes_are_measured_both_ways(void **state)
 {
     (void)state;
     struct house h;
-    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
+    open_house_as(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
     struct client c;
     open_client(&c, &h, &key_a);
     const uint32_t size = (3u << 20) + 17;
@@ -542,7 +542,7 @@ static void a_second_data_connection_takes_the_place_of_the_first(void **state)
 {
     (void)state;
     struct house h;
-    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
+    open_house_as(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
     struct client c;
     open_client(&c, &h, &key_a);
     fetch_well(&c, 100);
@@ -560,7 +560,7 @@ static void who_has_no_token_or_no_manners_is_put_out(void **state)
 {
     (void)state;
     struct house h;
-    open_house(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
+    open_house_as(&h, &(struct td_host_config){.progress_ms = 20}, &key_a);
     struct client c;
     open_client(&c, &h, &key_a);
     // A token of no session.
@@ -604,12 +604,12 @@ static void a_stop_is_told(void **state)
 {
     (void)state;
     struct house h;
-    open_house(&h, &(struct td_host_config){.progress_ms = 20, .n_queue = 1}, &key_a);
+    open_house_as(&h, &(struct td_host_config){.progress_ms = 20, .n_queue = 1}, &key_a);
     struct client c;
     open_client(&c, &h, &key_a);
     c.cut_after = 2;
     ask(&c, 600);
-    assert_int_equal(fetch(&c), TD_EIO);
+    assert_int_equal(receive(&c), TD_EIO);
     close_house(&h); // with a request under way
     expect_error(&c, TD_WIRE_E_SHUTDOWN);
     close_request(&c);

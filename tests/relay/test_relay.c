@@ -1,191 +1,44 @@
 // SPDX-License-Identifier: MIT
 // Both real ends in one process, over sockets: whatever the lengths, the prefixes, the breaks, the
 // answer's logits are those of a machine that read the prompt itself, bit by bit.
-#include "engine/support.h"
-#include "link_support.h"
-#include "relay/far.h"
-#include "relay/fault_proxy.h"
-#include "relay/host.h"
+#include "fault_proxy.h"
+#include "pair_rig.h"
 
 #include <math.h>
-#include <stdio.h>
 
-enum { N_CTX = 600, N_VOCAB = 1024, CHUNK = 64, WINDOW = 16 };
+static struct td_model *g_other; // the same shape, other weights
 
-static struct td_model *g_model, *g_other; // the same shape, other weights
-static int32_t g_tokens[N_CTX];
-
-static int setup(void **state)
+static int setup_both(void **state)
 {
-    (void)state;
-    g_model = open_model("synth:tiny,window=16,vocab=1024,ctx=8192");
-    g_other = open_model("synth:tiny,window=16,vocab=1024,ctx=8192,seed=2");
-    return 0;
+    g_other = open_model(MODEL ",seed=2");
+    return setup(state);
 }
 
-static int teardown(void **state)
+static int teardown_both(void **state)
 {
-    (void)state;
-    td_model_close(g_model);
     td_model_close(g_other);
-    return 0;
+    return teardown(state);
 }
 
-// Another prompt.
-static void new_tokens(uint64_t seed)
+// Until the prefill side has no request any more.
+static void wait_idle_there(struct house *h, struct near *n)
 {
-    struct td_rng rng = {seed};
-    random_tokens(&rng, g_tokens, N_CTX, N_VOCAB);
-}
-
-// ---- the prefill side -------------------------------------------------------------------------
-
-struct house {
-    const struct td_model *model; // NULL: g_model
-    const struct td_key *key;
-    uint8_t weights; // digest's first byte
-    uint32_t n_slots, lease_ms;
-    double tokens_per_s; // pace; 0: none
-    bool is_high;        // precision
-    uint16_t port;       // 0: any
-    struct td_engine *engine;
-    struct td_listener *listener;
-    struct td_peer peer;
-    struct td_host *host;
-    pthread_t thread;
-    int code;
-    struct td_error err;
-};
-
-static void *house_main(void *ctx)
-{
-    struct house *h = ctx;
-    h->code = td_host_serve(h->host, &h->err);
-    return NULL;
-}
-
-static void open_house(struct house *h)
-{
-    static const uint8_t tokenizer[32] = {1};
-    const uint8_t weights[32] = {h->weights};
-    struct td_engine_config cfg = config(CHUNK, 1);
-    if (h->is_high) cfg.device.precision = TD_PRECISION_HIGH;
-    h->engine = open_engine_cfg(h->model ? h->model : g_model, cfg);
-    if (h->tokens_per_s > 0) {
-        const struct td_pace pace = {.prefill = {.points = {{0, h->tokens_per_s}}, .n_points = 1}};
-        td_engine_pace(h->engine, &pace);
-    }
-    char where[32];
-    (void)snprintf(where, sizeof(where), "127.0.0.1:%u", h->port);
-    OK(td_listener_open(&h->listener, where, h->key, NULL, &err));
-    h->port = td_listener_port(h->listener);
-    OK(td_peer_init(&h->peer, TD_WIRE_PREFILL, &g_model->spec, tokenizer, weights, TD_F16, &err));
-    const struct td_host_config host = {.engine = h->engine,
-                                        .backend = td_backend_cpu(),
-                                        .peer = &h->peer,
-                                        .kv_type = TD_F16,
-                                        .n_slots = h->n_slots ? h->n_slots : 1,
-                                        .n_ctx = N_CTX,
-                                        .max_kv_bytes = 1 << 24,
-                                        .lease_ms = h->lease_ms,
-                                        .progress_ms = 20};
-    OK(td_host_open(&h->host, &host, h->listener, &err));
-    assert_int_equal(pthread_create(&h->thread, NULL, house_main, h), 0);
-}
-
-static void close_house(struct house *h)
-{
-    td_host_stop(h->host);
-    pthread_join(h->thread, NULL);
-    if (h->code) fail_msg("%s", h->err.msg);
-    td_host_close(h->host);
-    td_listener_close(h->listener);
-    struct td_device_report report;
-    td_engine_report(h->engine, &report);
-    assert_int_equal(report.kv_bytes, 0); // no pin, no session was left behind
-    td_engine_close(h->engine);
-}
-
-// ---- the decode side --------------------------------------------------------------------------
-
-struct near {
-    struct td_engine *engine;
-    struct td_session *session;
-    struct td_far *far;
-    struct td_peer peer;
-};
-
-// wishes: checkpoint_tokens, kv_type, flags of identity.
-static int open_near(struct near *n, uint16_t port, const struct td_key *key,
-                     const struct td_far_config *wishes)
-{
-    static const uint8_t tokenizer[32] = {1}, weights[32] = {0};
-    memset(n, 0, sizeof(*n));
-    n->engine = open_engine_cfg(g_model, config(50, 1)); // another chunk here
-    n->session = open_session(n->engine, N_CTX);
-    OK(td_peer_init(&n->peer, TD_WIRE_DECODE, &g_model->spec, tokenizer, weights, TD_F16, &err));
-    struct td_far_config cfg = {.no_canary = true};
-    if (wishes) cfg = *wishes;
-    if (cfg.peer) n->peer.identity.flags = TD_WIRE_ALLOW_WEIGHTS;
-    char where[32];
-    (void)snprintf(where, sizeof(where), "127.0.0.1:%u", port);
-    cfg.where = where;
-    cfg.key = key;
-    cfg.engine = n->engine;
-    cfg.backend = td_backend_cpu();
-    cfg.peer = &n->peer;
-    cfg.engine_kv_type = TD_F16;
-    if (!cfg.kv_type) cfg.kv_type = TD_F16;
-    if (!cfg.checkpoint_tokens) cfg.checkpoint_tokens = CHUNK;
-    return td_far_open(&n->far, &cfg, &err);
-}
-
-static void close_near(struct near *n)
-{
-    td_far_close(n->far);
-    td_session_close(n->session);
-    struct td_device_report report;
-    td_engine_report(n->engine, &report);
-    assert_int_equal(report.kv_bytes, 0);
-    td_engine_close(n->engine);
-}
-
-static enum td_fetch_state wait_for(struct td_fetch *f)
-{
-    enum td_fetch_state state;
+    struct td_host_report there;
     const uint64_t t0 = td_clock_ns();
     do {
-        state = td_fetch_poll(f, 50, &err);
-    } while (state == TD_FETCH_RUNNING && seconds_since(t0) < 60);
-    return state;
+        nap_ms(5);
+        (void)td_far_tend(n->far, 0, NULL);
+        td_host_report(h->host, &there);
+    } while (there.n_requests > 0 && seconds_since(t0) < SOON_S);
+    assert_int_equal(there.n_requests, 0);
 }
 
-// The rest is read here: the same bits as if all had been.
-static void read_rest(struct near *n, uint32_t n_tokens, uint32_t n_whole)
+// A proxy before the prefill side.
+static struct fault_proxy *open_proxy(const struct house *h)
 {
-    OK(td_session_sync(n->session, g_tokens, n_tokens, NULL, 0, NULL, NULL, &err));
-    assert_int_equal(td_session_reused(n->session), n_whole);
-    assert_fresh(g_model, n->session, g_tokens, n_tokens);
-}
-
-static enum td_fetch_state fetch(struct near *n, uint32_t n_tokens, struct td_fetch_report *report)
-{
-    struct td_fetch *f;
-    OK(td_fetch_begin(&f, n->far, n->session, g_tokens, n_tokens, &err));
-    const enum td_fetch_state state = wait_for(f);
-    td_fetch_report(f, report);
-    td_fetch_end(f);
-    const struct td_error why = err;
-    read_rest(n, n_tokens, report->n_committed);
-    err = why;
-    return state;
-}
-
-static void fetch_all(struct near *n, uint32_t n_tokens)
-{
-    struct td_fetch_report report;
-    if (fetch(n, n_tokens, &report) != TD_FETCH_DONE) fail_msg("%u: %s", n_tokens, err.msg);
-    assert_int_equal(report.n_committed, n_tokens - 1);
+    struct fault_proxy *proxy = fault_proxy_open("127.0.0.1", 0, "127.0.0.1", h->port);
+    assert_non_null(proxy);
+    return proxy;
 }
 
 // ---- well -------------------------------------------------------------------------------------
@@ -210,12 +63,12 @@ static void bits_are_those_of_a_local_prefill(void **state)
         assert_false(info.weights_differ);
         for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
             new_tokens(100 + i);
-            fetch_all(&n, lengths[i]);
+            fetch_all(&n, lengths[i], NULL);
         }
         // The far side has its beginning; this one does not.
         td_session_close(n.session);
         n.session = open_session(n.engine, N_CTX);
-        fetch_all(&n, 400);
+        fetch_all(&n, 400, NULL);
         close_near(&n);
         close_house(&h);
     }
@@ -224,44 +77,96 @@ static void bits_are_those_of_a_local_prefill(void **state)
 static void a_prefix_on_either_side_changes_nothing(void **state)
 {
     (void)state;
-    static const uint32_t prefixes[][2] = {{0, 40},   {40, 0},    {40, 40},   {100, 70}, {70, 100},
-                                           {190, 10}, {197, 150}, {198, 150}, {16, 197}, {64, 128}};
     struct house h = {.key = &key_a};
     struct near n;
     open_house(&h);
     OK(open_near(&n, h.port, &key_a, NULL));
-    for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++) {
-        const uint32_t far = prefixes[i][0], near = prefixes[i][1];
+    for (size_t i = 0; i < N_PREFIXES; i++) {
+        const uint32_t far = g_prefixes[i][0], near = g_prefixes[i][1];
         new_tokens(200 + i);
         if (far > 1) {
-            fetch_all(&n, far + 1);
+            fetch_all(&n, far + 1, NULL);
             td_session_close(n.session);
             n.session = open_session(n.engine, N_CTX);
         }
         if (near) OK(td_session_sync(n.session, g_tokens, near, NULL, 0, NULL, NULL, &err));
-        fetch_all(&n, 3 * CHUNK + 7);
+        fetch_all(&n, 3 * CHUNK + 7, NULL);
         // Generated tokens are known here, not there; then the next turn.
-        struct td_sampler *sampler;
-        const struct td_sampling greedy = {.top_p = 1};
-        OK(td_sampler_open(&sampler, &greedy, N_VOCAB, &err));
-        for (uint32_t k = 0; k < 20; k++) {
-            const uint32_t at = 3 * CHUNK + 7 + k;
-            const int32_t kept = g_tokens[at];
-            OK(td_session_next(n.session, sampler, &g_tokens[at], &err));
-            if (i % 2) g_tokens[at] = kept; // this turn's prompt goes another way
-        }
-        td_sampler_close(sampler);
-        fetch_all(&n, 3 * CHUNK + 7 + 20 + 1);
-        fetch_all(&n, 400);
+        write_answer(n.session, 3 * CHUNK + 7, i % 2 == 0);
+        fetch_all(&n, 3 * CHUNK + 7 + N_WRITTEN + 1, NULL);
+        fetch_all(&n, 400, NULL);
     }
     close_near(&n);
+    close_house(&h);
+}
+
+// The next prompt parts from the last one before its end, where sliding-window layers have
+// forgotten: either side goes on from the last place that it kept.
+static void a_prompt_that_parts_early_goes_on_from_a_checkpoint(void **state)
+{
+    (void)state;
+    struct house h = {.key = &key_a};
+    struct near n;
+    struct td_fetch_report report;
+    open_house(&h);
+    OK(open_near(&n, h.port, &key_a, NULL));
+    new_tokens(900);
+    fetch_all(&n, 200, NULL);
+    fetch_all(&n, 590, NULL);
+    // Its chunks end at 199 + k * 64, and there its checkpoints are.
+    g_tokens[400] = (g_tokens[400] + 1) % N_VOCAB;
+    fetch_all(&n, 590, &report);
+    assert_int_equal(report.n_far_reused, 199); // the end of its first prompt
+    assert_int_equal(report.n_have, 391);
+    g_tokens[500] = (g_tokens[500] + 1) % N_VOCAB;
+    OK(td_session_sync(n.session, g_tokens, 590, NULL, 0, NULL, NULL, &err)); // nobody is asked
+    assert_int_equal(td_session_reused(n.session), 455);
+    assert_fresh(g_model, n.session, g_tokens, 590);
+    fetch_all(&n, 595, NULL);
+    close_near(&n);
+    close_house(&h);
+}
+
+// All that was read there travels again, to who has nothing of it, and breaks: checkpoints are
+// where the other side can return to.
+static void checkpoints_of_what_was_read_before_are_kept(void **state)
+{
+    (void)state;
+    struct house h = {.key = NULL};
+    open_house(&h);
+    struct fault_proxy *proxy = open_proxy(&h);
+    const struct fault_plan none = {0};
+    fault_proxy_begin(proxy, &none);
+    struct near n;
+    const struct td_far_config wishes = {
+        .resume_ms = 200, .checkpoint_tokens = 100, .no_canary = true};
+    OK(open_near(&n, fault_proxy_port(proxy), NULL, &wishes));
+    new_tokens(910);
+    for (uint32_t k = 1; k <= 3; k++) fetch_all(&n, 150 * k + 1, NULL); // three turns
+    close_near(&n);
+    // 512 bytes a token: a break behind the second of three.
+    struct fault_plan plan = {.n_faults = 1};
+    plan.faults[0] = (struct fault){.kind = FAULT_CUT,
+                                    .i_conn = 1,
+                                    .direction = FAULT_TO_CLIENT,
+                                    .at_byte = 185000,
+                                    .refuse_ms = 60000,
+                                    .is_all = true};
+    fault_proxy_begin(proxy, &plan);
+    OK(open_near(&n, fault_proxy_port(proxy), NULL, &wishes));
+    struct td_fetch_report report;
+    assert_int_equal(fetch(&n, 500, &report), TD_FETCH_ENDED);
+    assert_int_equal(report.n_far_reused, 450);
+    assert_int_equal(report.n_committed, 300);
+    close_near(&n);
+    fault_proxy_close(proxy);
     close_house(&h);
 }
 
 static void two_requests_share_a_connection(void **state)
 {
     (void)state;
-    struct house h = {.key = &key_a, .n_slots = 2, .tokens_per_s = 4000};
+    struct house h = {.key = &key_a, .cfg.n_slots = 2, .pace = 4000};
     struct near n;
     open_house(&h);
     OK(open_near(&n, h.port, &key_a, NULL));
@@ -371,7 +276,7 @@ static void who_differs_is_refused(void **state)
 static void a_cancelled_request_ends_there_too(void **state)
 {
     (void)state;
-    struct house h = {.tokens_per_s = 500};
+    struct house h = {.pace = 500};
     struct near n;
     open_house(&h);
     OK(open_near(&n, h.port, NULL, NULL));
@@ -388,15 +293,9 @@ static void a_cancelled_request_ends_there_too(void **state)
     assert_int_equal(err.code, TD_ECANCEL);
     td_fetch_end(f);
     read_rest(&n, 500, report.n_committed);
-    struct td_host_report there;
-    const uint64_t t0 = td_clock_ns();
-    do {
-        nap_ms(5);
-        td_host_report(h.host, &there);
-    } while (there.n_requests > 0 && seconds_since(t0) < 20);
-    assert_int_equal(there.n_requests, 0);
+    wait_idle_there(&h, &n);
     new_tokens(501);
-    fetch_all(&n, 70);
+    fetch_all(&n, 70, NULL);
     close_near(&n);
     close_house(&h);
 }
@@ -412,10 +311,9 @@ static void cancel_at_mark(void *ctx, uint32_t i_fault, const struct fault *faul
 static void a_cancel_in_a_break_is_told(void **state)
 {
     (void)state;
-    struct house h = {.lease_ms = 600000, .tokens_per_s = 2000};
+    struct house h = {.cfg.lease_ms = 600000, .pace = 2000};
     open_house(&h);
-    struct fault_proxy *proxy = fault_proxy_open("127.0.0.1", 0, "127.0.0.1", h.port);
-    assert_non_null(proxy);
+    struct fault_proxy *proxy = open_proxy(&h);
     struct td_fetch *f;
     fault_proxy_watch(proxy, &f, cancel_at_mark);
     // Connection 0 is control, 1 data, 2 control again.
@@ -437,14 +335,7 @@ static void a_cancel_in_a_break_is_told(void **state)
     OK(td_fetch_begin(&f, n.far, n.session, g_tokens, 500, &err));
     assert_int_equal(wait_for(f), TD_FETCH_ENDED);
     assert_int_equal(err.code, TD_ECANCEL);
-    struct td_host_report there;
-    const uint64_t t0 = td_clock_ns();
-    do {
-        nap_ms(5);
-        (void)td_far_tend(n.far, 0, NULL);
-        td_host_report(h.host, &there);
-    } while (there.n_requests > 0 && seconds_since(t0) < 20);
-    assert_int_equal(there.n_requests, 0);
+    wait_idle_there(&h, &n);
     assert_true(td_far_is_up(n.far)); // nobody went away
     td_fetch_end(f);
     close_near(&n);
@@ -458,8 +349,7 @@ static void a_break_during_the_canary_is_no_verdict(void **state)
     (void)state;
     struct house h = {.key = NULL};
     open_house(&h);
-    struct fault_proxy *proxy = fault_proxy_open("127.0.0.1", 0, "127.0.0.1", h.port);
-    assert_non_null(proxy);
+    struct fault_proxy *proxy = open_proxy(&h);
     const struct fault_plan plan = {
         .n_faults = 2,
         .faults = {
@@ -473,7 +363,7 @@ static void a_break_during_the_canary_is_no_verdict(void **state)
     fault_proxy_count(proxy, &count);
     assert_true(count.n_hit > 0);
     new_tokens(810);
-    fetch_all(&n, 200);
+    fetch_all(&n, 200, NULL);
     close_near(&n);
     fault_proxy_close(proxy);
     close_house(&h);
@@ -483,7 +373,7 @@ static void a_break_during_the_canary_is_no_verdict(void **state)
 static void slow_is_not_dead(void **state)
 {
     (void)state;
-    struct house h = {.tokens_per_s = 150};
+    struct house h = {.pace = 150};
     open_house(&h);
     struct near n;
     const struct td_far_config wishes = {.silent_ms = 1200, .no_canary = true};
@@ -501,10 +391,9 @@ static void slow_is_not_dead(void **state)
 static void a_break_is_not_mended_for_ever(void **state)
 {
     (void)state;
-    struct house h = {.tokens_per_s = 2000};
+    struct house h = {.pace = 2000};
     open_house(&h);
-    struct fault_proxy *proxy = fault_proxy_open("127.0.0.1", 0, "127.0.0.1", h.port);
-    assert_non_null(proxy);
+    struct fault_proxy *proxy = open_proxy(&h);
     const struct fault_plan plan = {.n_faults = 2,
                                     .faults = {{.kind = FAULT_CUT,
                                                 .i_conn = 1,
@@ -534,10 +423,9 @@ static void a_break_is_not_mended_for_ever(void **state)
 static void a_broken_link_is_mended(void **state)
 {
     (void)state;
-    struct house h = {.lease_ms = 20000};
+    struct house h = {.cfg.lease_ms = 20000};
     open_house(&h);
-    struct fault_proxy *proxy = fault_proxy_open("127.0.0.1", 0, "127.0.0.1", h.port);
-    assert_non_null(proxy);
+    struct fault_proxy *proxy = open_proxy(&h);
     uint32_t n_resumed = 0, n_hit = 0;
     for (uint32_t i = 0; i < 40; i++) {
         // Connection 0 is control, 1 data.
@@ -576,8 +464,7 @@ static void what_came_before_the_end_is_kept(void **state)
     (void)state;
     struct house h = {0};
     open_house(&h);
-    struct fault_proxy *proxy = fault_proxy_open("127.0.0.1", 0, "127.0.0.1", h.port);
-    assert_non_null(proxy);
+    struct fault_proxy *proxy = open_proxy(&h);
     // 400 tokens are about 200 KiB.
     for (uint32_t i = 0; i < 4; i++) {
         struct fault_plan plan = {.n_faults = 1};
@@ -607,7 +494,7 @@ static void what_came_before_the_end_is_kept(void **state)
 static void a_restarted_peer_leaves_what_is_whole(void **state)
 {
     (void)state;
-    struct house h = {.key = &key_a, .tokens_per_s = 400};
+    struct house h = {.key = &key_a, .pace = 400};
     struct near n;
     open_house(&h);
     OK(open_near(&n, h.port, &key_a, NULL));
@@ -628,7 +515,7 @@ static void a_restarted_peer_leaves_what_is_whole(void **state)
     assert_true(report.n_committed >= CHUNK && report.n_committed < 499);
     read_rest(&n, 500, report.n_committed);
     new_tokens(701);
-    fetch_all(&n, 70); // it serves the next
+    fetch_all(&n, 70, NULL); // it serves the next
     close_near(&n);
     close_house(&h);
 }
@@ -638,6 +525,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bits_are_those_of_a_local_prefill),
         cmocka_unit_test(a_prefix_on_either_side_changes_nothing),
+        cmocka_unit_test(a_prompt_that_parts_early_goes_on_from_a_checkpoint),
+        cmocka_unit_test(checkpoints_of_what_was_read_before_are_kept),
         cmocka_unit_test(two_requests_share_a_connection),
         cmocka_unit_test(q8_0_is_half_the_bytes_and_nearly_the_same),
         cmocka_unit_test(who_differs_is_refused),
@@ -650,5 +539,5 @@ int main(void)
         cmocka_unit_test(what_came_before_the_end_is_kept),
         cmocka_unit_test(a_restarted_peer_leaves_what_is_whole),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, setup_both, teardown_both);
 }

@@ -1,144 +1,43 @@
 // SPDX-License-Identifier: MIT
 // Where a prompt is read: by measured speeds, by policy, at the peer that answers, and always with
 // the bits of a prompt read here.
-#include "engine/support.h"
-#include "link_support.h"
-#include "relay/host.h"
-#include "relay/remote.h"
+#include "pair_rig.h"
 
 #include <netinet/in.h>
-#include <stdio.h>
 #include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
-enum { N_CTX = 600, N_VOCAB = 1024, CHUNK = 64, N = 300 };
+enum { N = 300 };
 
-static struct td_model *g_model;
-static int32_t g_tokens[N_CTX];
-static const uint8_t g_digest[32] = {1};
-static uint32_t g_flags; // of the decode side's identity
-static uint32_t g_handshake_ms;
-
-static int setup(void **state)
+// Told: what it believes of its speed.
+static struct house house_of(double told_tokens_per_s, double pace, uint32_t n_slots)
 {
-    (void)state;
-    g_model = open_model("synth:tiny,window=16,vocab=1024,ctx=8192");
-    struct td_rng rng = {21};
-    random_tokens(&rng, g_tokens, N_CTX, N_VOCAB);
-    return 0;
+    return (struct house){.key = &key_a,
+                          .pace = pace,
+                          .cfg = {.n_slots = n_slots,
+                                  .max_kv_bytes = 4 << 20,
+                                  .prefill = speed(told_tokens_per_s),
+                                  .decode = speed(100)}};
 }
 
-static int teardown(void **state)
+static void open_far(struct house *h)
 {
-    (void)state;
-    td_model_close(g_model);
-    return 0;
+    *h = house_of(1000, 0, 1);
+    open_house(h);
 }
 
-static struct td_split_rate speed(double tokens_per_s)
+static struct home home_of(enum td_remote_policy policy, double prefill_tokens_per_s)
 {
-    return (struct td_split_rate){.points = {{0, tokens_per_s}}, .n_points = tokens_per_s > 0};
+    return (struct home){
+        .policy = policy,
+        .far = {.key = &key_a, .prefill = speed(prefill_tokens_per_s), .decode = speed(100)}};
 }
 
-// ---- the prefill side -------------------------------------------------------------------------
-
-struct house {
-    struct td_engine *engine;
-    struct td_listener *listener;
-    struct td_peer peer;
-    struct td_host *host;
-    pthread_t thread;
-    int code;
-    struct td_error err;
-    char where[32];
-};
-
-static void *house_main(void *ctx)
+static void open_home_of(struct home *h, const char *peers, enum td_remote_policy policy,
+                         double prefill_tokens_per_s)
 {
-    struct house *h = ctx;
-    h->code = td_host_serve(h->host, &h->err);
-    return NULL;
-}
-
-// pace: tokens per second that are really held; 0: as fast as it can.
-static void open_house_of(struct house *h, double prefill_tokens_per_s, const uint8_t weights[32],
-                          double pace, uint32_t n_slots)
-{
-    *h = (struct house){0};
-    h->engine = open_engine_cfg(g_model, config(CHUNK, 1));
-    const struct td_pace slow = {.prefill = speed(pace)};
-    td_engine_pace(h->engine, &slow);
-    OK(td_listener_open(&h->listener, "127.0.0.1:0", &key_a, NULL, &err));
-    (void)snprintf(h->where, sizeof(h->where), "127.0.0.1:%u", td_listener_port(h->listener));
-    OK(td_peer_init(&h->peer, TD_WIRE_PREFILL, &g_model->spec, g_digest, weights, TD_F16, &err));
-    const struct td_host_config cfg = {.engine = h->engine,
-                                       .backend = td_backend_cpu(),
-                                       .peer = &h->peer,
-                                       .kv_type = TD_F16,
-                                       .n_slots = n_slots,
-                                       .n_ctx = N_CTX,
-                                       .max_kv_bytes = 4 << 20,
-                                       .prefill = speed(prefill_tokens_per_s),
-                                       .decode = speed(100)};
-    OK(td_host_open(&h->host, &cfg, h->listener, &err));
-    assert_int_equal(pthread_create(&h->thread, NULL, house_main, h), 0);
-}
-
-static void open_house(struct house *h, double prefill_tokens_per_s)
-{
-    open_house_of(h, prefill_tokens_per_s, g_digest, 0, 1);
-}
-
-static void close_house(struct house *h)
-{
-    td_host_stop(h->host);
-    pthread_join(h->thread, NULL);
-    if (h->code) fail_msg("%s", h->err.msg);
-    td_host_close(h->host);
-    td_listener_close(h->listener);
-    td_engine_close(h->engine);
-}
-
-// ---- this side --------------------------------------------------------------------------------
-
-struct home {
-    struct td_engine *engine;
-    struct td_session *session;
-    struct td_peer peer;
-    struct td_remote *remote;
-    struct td_remote_stats stats;
-};
-
-static void open_home(struct home *h, const char *peers, enum td_remote_policy policy,
-                      double prefill_tokens_per_s)
-{
-    *h = (struct home){0};
-    h->engine = open_engine_cfg(g_model, config(50, 1));
-    h->session = open_session(h->engine, N_CTX);
-    OK(td_peer_init(&h->peer, TD_WIRE_DECODE, &g_model->spec, g_digest, g_digest, TD_F16, &err));
-    h->peer.identity.flags |= g_flags;
-    const struct td_remote_config cfg = {.far = {.key = &key_a,
-                                                 .limits = {.handshake_ms = g_handshake_ms},
-                                                 .engine = h->engine,
-                                                 .backend = td_backend_cpu(),
-                                                 .peer = &h->peer,
-                                                 .engine_kv_type = TD_F16,
-                                                 .kv_type = TD_F16,
-                                                 .checkpoint_tokens = 100,
-                                                 .resume_ms = 100,
-                                                 .prefill = speed(prefill_tokens_per_s),
-                                                 .decode = speed(100)},
-                                         .peers = peers,
-                                         .policy = policy};
-    OK(td_remote_open(&h->remote, &cfg, &err));
-}
-
-static void close_home(struct home *h)
-{
-    td_remote_close(h->remote);
-    td_session_close(h->session);
-    td_engine_close(h->engine);
+    *h = home_of(policy, prefill_tokens_per_s);
+    open_home(h, peers);
 }
 
 static int read_prompt(struct home *h, uint32_t n)
@@ -147,25 +46,13 @@ static int read_prompt(struct home *h, uint32_t n)
     return td_remote_sync(h->remote, h->session, &ask, &h->stats, &err);
 }
 
-// The prompt was read this way, all of it is accounted for, and the logits are right.
-static void assert_read(struct home *h, uint32_t n, enum td_remote_path path)
-{
-    if (h->stats.path != path)
-        fail_msg("%s (%s) instead of %s", td_remote_path_text(h->stats.path), h->stats.reason,
-                 td_remote_path_text(path));
-    assert_int_equal(h->stats.n_tokens, n);
-    assert_int_equal(h->stats.n_have + h->stats.n_remote + h->stats.n_local, n);
-    assert_true(h->stats.reason[0] != '\0');
-    assert_fresh(g_model, h->session, g_tokens, n);
-}
-
 static void the_faster_side_reads(void **state)
 {
     (void)state;
     struct house far;
-    open_house(&far, 1000);
+    open_far(&far);
     struct home h;
-    open_home(&h, far.where, TD_REMOTE_AUTO, 1); // a snail: it would take five minutes
+    open_home_of(&h, far.where, TD_REMOTE_AUTO, 1); // a snail: it would take five minutes
     OK(read_prompt(&h, N));
     assert_read(&h, N, TD_REMOTE_REMOTE);
     assert_int_equal(h.stats.n_remote, N - 1);
@@ -181,11 +68,11 @@ static void the_faster_side_reads(void **state)
     assert_read(&h, N + 120, TD_REMOTE_LOCAL);
     close_home(&h);
 
-    open_home(&h, far.where, TD_REMOTE_AUTO, 1e6); // done before a peer is reached
+    open_home_of(&h, far.where, TD_REMOTE_AUTO, 1e6); // done before a peer is reached
     OK(read_prompt(&h, N));
     assert_read(&h, N, TD_REMOTE_LOCAL);
     close_home(&h);
-    open_home(&h, far.where, TD_REMOTE_AUTO, 1e6);
+    open_home_of(&h, far.where, TD_REMOTE_AUTO, 1e6);
     struct td_far *peer; // reached already, and slower
     OK(td_remote_peer(h.remote, 0, &peer, &err));
     OK(read_prompt(&h, N));
@@ -200,14 +87,14 @@ static void policies_are_kept(void **state)
 {
     (void)state;
     struct house far;
-    open_house(&far, 1000);
+    open_far(&far);
     struct home h;
-    open_home(&h, far.where, TD_REMOTE_NEVER, 1);
+    open_home_of(&h, far.where, TD_REMOTE_NEVER, 1);
     OK(read_prompt(&h, N));
     assert_read(&h, N, TD_REMOTE_LOCAL);
     assert_string_equal(h.stats.reason, "policy never");
     close_home(&h);
-    open_home(&h, far.where, TD_REMOTE_REQUIRE, 1e9); // it would be faster here
+    open_home_of(&h, far.where, TD_REMOTE_REQUIRE, 1e9); // it would be faster here
     OK(read_prompt(&h, N));
     assert_read(&h, N, TD_REMOTE_REMOTE);
     close_home(&h);
@@ -229,12 +116,12 @@ static void without_a_peer_auto_goes_on_and_require_says_why(void **state)
     char where[32];
     nobody(where);
     struct home h;
-    open_home(&h, where, TD_REMOTE_AUTO, 1);
+    open_home_of(&h, where, TD_REMOTE_AUTO, 1);
     OK(read_prompt(&h, N));
     assert_read(&h, N, TD_REMOTE_LOCAL);
     assert_non_null(strstr(h.stats.reason, where));
     close_home(&h);
-    open_home(&h, where, TD_REMOTE_REQUIRE, 1);
+    open_home_of(&h, where, TD_REMOTE_REQUIRE, 1);
     assert_int_not_equal(read_prompt(&h, N), TD_OK);
     assert_non_null(strstr(err.msg, where));
     assert_int_equal(td_session_state(h.session), TD_SESSION_IDLE);
@@ -248,10 +135,10 @@ static void the_next_peer_is_asked(void **state)
     char dead[32], peers[128];
     nobody(dead);
     struct house far;
-    open_house(&far, 1000);
+    open_far(&far);
     (void)snprintf(peers, sizeof(peers), "%s, %s", dead, far.where);
     struct home h;
-    open_home(&h, peers, TD_REMOTE_AUTO, 1);
+    open_home_of(&h, peers, TD_REMOTE_AUTO, 1);
     OK(read_prompt(&h, N));
     assert_read(&h, N, TD_REMOTE_REMOTE);
     assert_string_equal(h.stats.peer, far.where);
@@ -274,18 +161,19 @@ static bool stop_at_once(void *ctx, const struct td_fetch_report *report)
 static void other_weights_are_said_as_long_as_they_count(void **state)
 {
     (void)state;
-    static const uint8_t other[32] = {2};
     struct house far;
-    open_house_of(&far, 1000, other, 0, 1);
+    far = house_of(1000, 0, 1);
+    far.weights = 2;
+    open_house(&far);
     struct home h;
-    open_home(&h, far.where, TD_REMOTE_AUTO, 1);
+    open_home_of(&h, far.where, TD_REMOTE_AUTO, 1);
     OK(read_prompt(&h, N)); // refused: the flag is not set
     assert_read(&h, N, TD_REMOTE_LOCAL);
     assert_false(h.stats.weights_differ);
     close_home(&h);
-    g_flags = TD_WIRE_ALLOW_WEIGHTS;
-    open_home(&h, far.where, TD_REMOTE_AUTO, 1);
-    g_flags = 0;
+    h = home_of(TD_REMOTE_AUTO, 1);
+    h.flags = TD_WIRE_ALLOW_WEIGHTS;
+    open_home(&h, far.where);
     OK(read_prompt(&h, N));
     assert_read(&h, N, TD_REMOTE_REMOTE);
     assert_true(h.stats.weights_differ);
@@ -306,9 +194,10 @@ static void a_cancelled_prompt_leaves_the_session_usable(void **state)
 {
     (void)state;
     struct house far;
-    open_house_of(&far, 1000, g_digest, 200, 1);
+    far = house_of(1000, 200, 1);
+    open_house(&far);
     struct home h;
-    open_home(&h, far.where, TD_REMOTE_REQUIRE, 1);
+    open_home_of(&h, far.where, TD_REMOTE_REQUIRE, 1);
     const struct td_remote_ask ask = {
         .tokens = g_tokens, .n = 500, .remote_progress = stop_at_once};
     assert_int_equal(td_remote_sync(h.remote, h.session, &ask, &h.stats, &err), TD_ECANCEL);
@@ -364,9 +253,10 @@ static void others_go_on_while_prompts_are_fetched(void **state)
     (void)state;
     enum { N_OTHER = 40 };
     struct house far;
-    open_house_of(&far, 1000, g_digest, 2000, 2);
+    far = house_of(1000, 2000, 2);
+    open_house(&far);
     struct home h;
-    open_home(&h, far.where, TD_REMOTE_AUTO, 1);
+    open_home_of(&h, far.where, TD_REMOTE_AUTO, 1);
     struct td_session *second = open_session(h.engine, N_CTX), *writer = open_session(h.engine, 64);
     wait_until_up(&h, 0); // the canary's rows went with the rounds
     OK(td_session_sync(writer, g_tokens, 10, NULL, 0, NULL, NULL, &err));
@@ -413,9 +303,10 @@ static void a_slot_is_waited_for_if_that_pays(void **state)
 {
     (void)state;
     struct house far;
-    open_house_of(&far, 1000, g_digest, 2000, 1);
+    far = house_of(1000, 2000, 1);
+    open_house(&far);
     struct home h;
-    open_home(&h, far.where, TD_REMOTE_AUTO, 1);
+    open_home_of(&h, far.where, TD_REMOTE_AUTO, 1);
     struct td_session *second = open_session(h.engine, N_CTX);
     wait_until_up(&h, 0);
     const struct td_remote_ask ask = {.tokens = g_tokens, .n = N, .n_answer = 16};
@@ -443,9 +334,9 @@ static void a_peer_that_is_not_up_is_not_waited_for(void **state)
 {
     (void)state;
     struct house far;
-    open_house(&far, 1000);
+    open_far(&far);
     struct home h;
-    open_home(&h, far.where, TD_REMOTE_AUTO, 1);
+    open_home_of(&h, far.where, TD_REMOTE_AUTO, 1);
     const struct td_remote_ask ask = {.tokens = g_tokens, .n = N, .n_answer = 16};
     struct td_remote_try *t;
     OK(td_remote_begin(&t, h.remote, h.session, &ask, &err));
@@ -469,9 +360,10 @@ static void a_try_that_ends_leaves_the_session_idle(void **state)
 {
     (void)state;
     struct house far;
-    open_house_of(&far, 1000, g_digest, 200, 1);
+    far = house_of(1000, 200, 1);
+    open_house(&far);
     struct home h;
-    open_home(&h, far.where, TD_REMOTE_REQUIRE, 1);
+    open_home_of(&h, far.where, TD_REMOTE_REQUIRE, 1);
     const struct td_remote_ask ask = {.tokens = g_tokens, .n = 500, .n_answer = 16};
     struct td_remote_try *t;
     OK(td_remote_begin(&t, h.remote, h.session, &ask, &err)); // waits for the peer: require
@@ -496,6 +388,14 @@ static void a_try_that_ends_leaves_the_session_idle(void **state)
     close_house(&far);
 }
 
+// With all the time of the world for a handshake.
+static void open_patient(struct home *h, const char *peers, enum td_remote_policy policy)
+{
+    *h = home_of(policy, 1);
+    h->far.limits.handshake_ms = 3600000;
+    open_home(h, peers);
+}
+
 // A peer that takes connections and says nothing holds nobody up: not the rounds, not the next
 // peer, not the end.
 static void a_peer_that_swallows_everything_costs_no_wait(void **state)
@@ -508,27 +408,23 @@ static void a_peer_that_swallows_everything_costs_no_wait(void **state)
     assert_int_equal(listen(fd, 16), 0);
     assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &at_bytes), 0);
     struct house far;
-    open_house(&far, 1000);
+    open_far(&far);
     char peers[64];
     (void)snprintf(peers, sizeof(peers), "127.0.0.1:%u,%s", ntohs(at.sin_port), far.where);
     struct home h;
-    g_handshake_ms = 3600000; // who waits for it never ends
-    open_home(&h, peers, TD_REMOTE_AUTO, 1);
-    g_handshake_ms = 0;
-    OK(read_prompt(&h, N)); // waits a moment, then goes without it
+    open_patient(&h, peers, TD_REMOTE_AUTO); // who waits for it never ends
+    OK(read_prompt(&h, N));                  // waits a moment, then goes without it
     assert_read(&h, N, TD_REMOTE_REMOTE);
     assert_string_equal(h.stats.peer, far.where);
     close_home(&h);
     // Who is told to stop does, also while nobody has answered yet.
     (void)snprintf(peers, sizeof(peers), "127.0.0.1:%u", ntohs(at.sin_port));
-    g_handshake_ms = 3600000;
-    open_home(&h, peers, TD_REMOTE_REQUIRE, 1);
+    open_patient(&h, peers, TD_REMOTE_REQUIRE);
     const struct td_remote_ask ask = {.tokens = g_tokens, .n = N, .remote_progress = stop_at_once};
     assert_int_equal(td_remote_sync(h.remote, h.session, &ask, &h.stats, &err), TD_ECANCEL);
     close_home(&h);
     (void)snprintf(peers, sizeof(peers), "127.0.0.1:%u,%s", ntohs(at.sin_port), far.where);
-    open_home(&h, peers, TD_REMOTE_AUTO, 1);
-    g_handshake_ms = 0;
+    open_patient(&h, peers, TD_REMOTE_AUTO);
     wait_until_up(&h, 1);
     for (int i = 0; i < 20; i++) one_round(&h);
     assert_false(td_remote_is_up(h.remote, 0));

@@ -2,34 +2,12 @@
 // Prefill on one engine, decode on another, over a link and in one process: the same bits as if the
 // decode side had read the prompt itself, whatever the length, the chunk, the prefixes there and
 // here, and wherever it breaks.
-#include "engine/support.h"
-#include "link_support.h"
 #include "relay/link_impl.h"
 #include "relay/recv.h"
 #include "relay/send.h"
+#include "small_model.h"
 
 #include <stdio.h>
-
-enum { N_CTX = 600, N_VOCAB = 1024, CHUNK = 64, WINDOW = 16 };
-
-static struct td_model *g_model;
-static int32_t g_tokens[N_CTX];
-
-static int setup(void **state)
-{
-    (void)state;
-    g_model = open_model("synth:tiny,window=16,vocab=1024,ctx=8192");
-    struct td_rng rng = {11};
-    random_tokens(&rng, g_tokens, N_CTX, N_VOCAB);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    td_model_close(g_model);
-    return 0;
-}
 
 // Both ends and what a test asks of them.
 struct rig {
@@ -67,13 +45,8 @@ static void close_rig(struct rig *r)
 {
     td_session_close(r->far_session);
     td_session_close(r->near_session);
-    struct td_device_report report;
-    td_engine_report(r->far, &report);
-    assert_int_equal(report.kv_bytes, 0); // no pin was left behind
-    td_engine_report(r->near, &report);
-    assert_int_equal(report.kv_bytes, 0);
-    td_engine_close(r->far);
-    td_engine_close(r->near);
+    close_engine(r->far);
+    close_engine(r->near);
     td_link_close(r->link[0]);
     td_link_close(r->link[1]);
 }
@@ -92,7 +65,7 @@ static void *far_main(void *ctx)
     if (td_session_want(r->far_session, g_tokens, n, NULL, 0, &e)) return NULL;
     const uint32_t n_reused = td_session_reused(r->far_session);
     td_engine_watch(r->far, r->sending, layer_done);
-    td_sending_reused(r->sending, n_reused);
+    td_sending_reused(r->sending, n_reused, NULL);
     while (td_session_state(r->far_session) == TD_SESSION_PREFILLING)
         if (td_engine_step(r->far, NULL, &e)) return NULL;
     td_engine_watch(r->far, NULL, NULL);
@@ -227,27 +200,16 @@ static void bits_are_those_of_a_local_prefill(void **state)
 static void a_prefix_on_either_side_changes_nothing(void **state)
 {
     (void)state;
-    static const uint32_t prefixes[][2] = {{0, 40},   {40, 0},    {40, 40},   {100, 70}, {70, 100},
-                                           {190, 10}, {197, 150}, {198, 150}, {16, 197}, {64, 128}};
-    for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++) {
+    for (size_t i = 0; i < N_PREFIXES; i++) {
         struct rig r;
         open_rig(&r, &key_a, CHUNK, false);
-        const uint32_t far = prefixes[i][0], near = prefixes[i][1];
+        const uint32_t far = g_prefixes[i][0], near = g_prefixes[i][1];
         if (far) OK(td_session_sync(r.far_session, g_tokens, far, NULL, 0, NULL, NULL, &err));
         if (near) OK(td_session_sync(r.near_session, g_tokens, near, NULL, 0, NULL, NULL, &err));
         relay_well(&r, 3 * CHUNK + 7);
         // Generated tokens are known here, not there; then the next turn.
-        struct td_sampler *sampler;
-        const struct td_sampling greedy = {.top_p = 1};
-        OK(td_sampler_open(&sampler, &greedy, N_VOCAB, &err));
-        for (uint32_t k = 0; k < 20; k++) {
-            const uint32_t at = 3 * CHUNK + 7 + k;
-            const int32_t kept = g_tokens[at];
-            OK(td_session_next(r.near_session, sampler, &g_tokens[at], &err));
-            if (i % 2) g_tokens[at] = kept; // this turn's prompt goes another way
-        }
-        td_sampler_close(sampler);
-        relay_well(&r, 3 * CHUNK + 7 + 20 + 1);
+        write_answer(r.near_session, 3 * CHUNK + 7, i % 2 == 0);
+        relay_well(&r, 3 * CHUNK + 7 + N_WRITTEN + 1);
         relay_well(&r, 400);
         close_rig(&r);
     }
