@@ -107,7 +107,7 @@ static void expect_prediction(struct home *h, uint32_t n_have, uint32_t n, enum 
         assert_int_equal(h->stats.n_have, n_have);
         if (is_right(&h->stats)) return;
     }
-        fail_msg("%u of %u tokens to read, %s: %.3f s predicted, %.3f s", n - n_have, n,
+    fail_msg("%u of %u tokens to read, %s: %.3f s predicted, %.3f s", n - n_have, n,
              td_remote_path_text(path), h->stats.predicted_seconds, h->stats.seconds);
 }
 
