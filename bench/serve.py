@@ -3,13 +3,14 @@
 """Measures `tandem serve` as its clients see it.
 
     bench/serve.py throughput TANDEM MODEL [--parallel 1,8] [--gen 64] [--repeat 3] [-- SERVE OPTIONS]
-    bench/serve.py turns TANDEM MODEL [--prompt 4000] [-- SERVE OPTIONS]
+    bench/serve.py turns TANDEM MODEL [--prompt 4000] [--repeat 3] [-- SERVE OPTIONS]
 
 throughput: tokens per second of so many answers at once, from the first token of the last to begin
 until the first is done. turns: time to the first token of a conversation's second turn against its
-first: at once, after others used the slots, and after a restart with --kv-disk. The first turn's
-answer is 300 tokens that the client does not send back and 50 that it does, then 50 more are asked.
-Only the standard library.
+first: at once, after others used the slots, and after a restart with --kv-disk. The first turn has
+--prompt tokens; 350 are written; the second turn has 50 others in their place, as when 300 of them
+were reasoning that is not sent back, and 50 more that are asked. Each --repeat times; the medians
+are compared. Only the standard library.
 """
 import argparse
 import http.client
@@ -66,7 +67,7 @@ class Server:
 
 
 def words(n, seed):
-    """A text of about n tokens."""
+    """A text of n words."""
     dice = random.Random(seed)
     return " ".join(dice.choice(["the", "red", "fox", "ran", "over", "a", "hill", "and", "saw", "some", "old", "trees"])
                     for _ in range(n))
@@ -103,35 +104,49 @@ def throughput(a):
 
 def turns(a):
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--slots", "2", "--ctx", str(2 * a.prompt + 2048), "--kv-disk", folder + "/kv", *a.options]
+        options = ["--slots", "2", "--ctx", str(a.prompt + 1024), "--kv-disk", folder + "/kv", *a.options]
         server = Server(a.tandem, a.model, options)
         chat = lambda messages, n: server.ask("/v1/chat/completions", {
             "messages": messages, "max_completion_tokens": n, "ignore_eos": True, "temperature": 0})["timings"]
-        chat([{"role": "user", "content": "warm"}], 4)
 
-        def story(seed):
-            return [{"role": "user", "content": words(a.prompt, seed)}]
+        def start():
+            """Touches all weights; returns the tokens of a word."""
+            t = server.ask("/v1/completions", {"prompt": words(200, "warm"), "max_tokens": 2, "ignore_eos": True})["timings"]
+            return (t["prompt_n"] + t["cache_n"]) / 200
 
-        def next_turn(messages, seed):
-            return messages + [{"role": "assistant", "content": words(25, seed + "/answer")},
-                               {"role": "user", "content": words(25, seed + "/more")}]
+        per_word = start()
+        n_template = chat([{"role": "user", "content": "warm"}], 2)["prompt_n"]
+        text = lambda n, seed: words(round(n / per_word), seed)
+        story = lambda seed: [{"role": "user", "content": text(a.prompt - n_template, seed)}]
+        next_turn = lambda seed: story(seed) + [{"role": "assistant", "content": text(50, seed + "/answer")},
+                                                {"role": "user", "content": text(50, seed + "/more")}]
 
-        def tell(what, first, second):
-            print(f"{what}: first turn {first['ttft_ms'] / 1000:.2f} s for {first['prompt_n']} tokens, second "
-                  f"{second['ttft_ms'] / 1000:.3f} s for {second['prompt_n']} of {second['prompt_n'] + second['cache_n']}: "
-                  f"{100 * second['ttft_ms'] / first['ttft_ms']:.1f} %", flush=True)
+        def at_once(seed):
+            first = chat(story(seed), 350)
+            return first, chat(next_turn(seed), 8)
 
-        first = chat(story("a"), 350)
-        tell("at once", first, chat(next_turn(story("a"), "a"), 8))
-        first = chat(story("b"), 350)
-        for other in "cd":
-            chat(story(other), 8)
-        tell("after others", first, chat(next_turn(story("b"), "b"), 8))
-        first = chat(story("e"), 350)
-        server.stop()
-        server = Server(a.tandem, a.model, options)
-        chat([{"role": "user", "content": "warm"}], 4)
-        tell("after a restart", first, chat(next_turn(story("e"), "e"), 8))
+        def after_others(seed):
+            first = chat(story(seed), 350)
+            for other in "12":
+                chat(story(seed + other), 8)
+            return first, chat(next_turn(seed), 8)
+
+        def after_restart(seed):
+            nonlocal server
+            first = chat(story(seed), 350)
+            server.stop()
+            server = Server(a.tandem, a.model, options)
+            start()
+            return first, chat(next_turn(seed), 8)
+
+        for what, way in (("at once", at_once), ("after others", after_others), ("after a restart", after_restart)):
+            if a.only and a.only != what:
+                continue
+            firsts, seconds = zip(*[way(f"{what}/{r}") for r in range(a.repeat)])
+            first, second = (statistics.median(t["ttft_ms"] for t in them) for them in (firsts, seconds))
+            print(f"{what}: first turn {first / 1000:.2f} s for {firsts[0]['prompt_n']} tokens, second {second / 1000:.3f} s "
+                  f"({', '.join(format(t['ttft_ms'] / 1000, '.3f') for t in seconds)}) for {seconds[0]['prompt_n']} of "
+                  f"{seconds[0]['prompt_n'] + seconds[0]['cache_n']}: {100 * second / first:.1f} %", flush=True)
         server.stop()
 
 
@@ -146,6 +161,7 @@ def main():
     ap.add_argument("--gen", type=int, default=64)
     ap.add_argument("--repeat", type=int, default=3)
     ap.add_argument("--prompt", type=int, default=4000)
+    ap.add_argument("--only", choices=["at once", "after others", "after a restart"])
     a = ap.parse_args(argv[:argv.index("--")] if "--" in argv else argv)
     a.options = options
     {"throughput": throughput, "turns": turns}[a.what](a)

@@ -92,6 +92,8 @@ static void ask_free(struct td_ask *a)
 {
     if (!a) return;
     td_prompt_free(a);
+    td_ids_free(&a->next);
+    td_ids_free(&a->next_marks);
     free(a->messages);
     free(a->calls);
     td_reader_free(&a->rd);
@@ -220,6 +222,7 @@ static void start_jobs(struct td_api_reply *r, const struct td_api_request *req)
         return;
     }
     // The answer may take long, the request may be large: what is not needed any more goes now.
+    td_prompt_keep(a);
     td_prompt_free(a);
     free(a->messages);
     a->messages = NULL;

@@ -158,6 +158,9 @@ struct td_ask {
     size_t n_calls, cap_calls;
     const char *reasoning; // responses: of the item before, for the next call or message
 
+    // What a next turn begins with; empty: not known.
+    struct td_ids next, next_marks;
+
     // Or prompts. A conversation is rendered into one.
     struct td_api_prompt *prompts;
     uint32_t n_prompts;
@@ -199,6 +202,11 @@ void td_talk_choice(struct td_ask *a, const json_t *o, const char *inner);
 // Texts -> tokens; says when they are too many.
 void td_prompt_make(struct td_ask *a, const struct td_api_config *cfg);
 void td_prompt_free(struct td_ask *a);
+// Keeps the tokens that a next turn begins with in any case, out of prompt 0 (which loses them),
+// unless it will have less of this turn than this one.
+void td_prompt_keep(struct td_ask *a);
+// The answer was this text: a next turn's beginning, for td_sched_read_ahead. False: there is none.
+bool td_prompt_next(struct td_ask *a, const struct td_api_config *cfg, const char *text, size_t n);
 // Plain text, in which names of special tokens are these tokens.
 void td_prompt_text(struct td_ask *a, const struct td_api_config *cfg, struct td_api_prompt *p,
                     const char *text, size_t n);

@@ -13,6 +13,29 @@ void td_prompt_free(struct td_ask *a)
     }
 }
 
+// Whether reasoning of this turn was rendered: it is dropped once the turn is answered.
+static bool has_reasoning(const struct td_ask *a)
+{
+    for (size_t i = a->n_messages; i > 0; i--) {
+        const struct td_message *m = &a->messages[i - 1];
+        if (m->role != TD_ROLE_ASSISTANT) continue;
+        if (!m->tool_name && m->content) return false;
+        if (m->reasoning && m->reasoning[0]) return true;
+    }
+    return false;
+}
+
+void td_prompt_keep(struct td_ask *a)
+{
+    if (!a->is_chat || a->n_prompts != 1 || a->n != 1 || has_reasoning(a)) return;
+    struct td_api_prompt *p = &a->prompts[0];
+    if (p->marks.n == 0) return;
+    a->next = p->ids;
+    a->next_marks = p->marks;
+    a->next.n = (size_t)p->marks.at[p->marks.n - 1];
+    p->ids = p->marks = (struct td_ids){0};
+}
+
 static void fault_of(struct td_ask *a, const struct td_error *err)
 {
     if (err->code == TD_ENOMEM)
@@ -116,4 +139,23 @@ void td_prompt_make(struct td_ask *a, const struct td_api_config *cfg)
                          "the prompt has %zu tokens, and the context holds %u with the answer", n,
                          cfg->n_ctx);
     }
+}
+
+bool td_prompt_next(struct td_ask *a, const struct td_api_config *cfg, const char *text, size_t n)
+{
+    const struct td_tokenizer *t = cfg->tokenizer;
+    struct td_ids *ids = &a->next;
+    struct td_error err;
+    if (ids->n == 0) return false;
+    int code = put_special(t, "<|start|>", ids, &err);
+    if (!code) code = put_plain(t, "assistant", ids, &err);
+    if (!code) code = begin_final(t, ids, &err);
+    if (!code) code = td_encode(t, text, n, false, ids, &err);
+    if (!code) code = put_special(t, "<|end|>", ids, &err);
+    if (!code && td_ids_push(&a->next_marks, (int32_t)ids->n)) code = TD_ENOMEM;
+    // Mostly somebody says something then.
+    if (!code) code = put_special(t, "<|start|>", ids, &err);
+    if (!code) code = put_plain(t, "user", ids, &err);
+    if (!code) code = put_special(t, "<|message|>", ids, &err);
+    return code == TD_OK;
 }

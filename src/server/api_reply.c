@@ -305,11 +305,27 @@ static void settle_stream(struct td_api_reply *r)
     r->dialect->begin(r);
 }
 
+// The next turn has the answer without what was thought before it: that can be read ahead.
+static void tell_next(struct td_api_reply *r, const struct td_choice *c)
+{
+    struct td_ask *a = r->ask;
+    if (c->end != TD_JOB_STOPPED || c->n_calls > 0 || c->content.n == 0) return;
+    if (c->was_commentary) return; // it will come back as a message of its own
+    if (!td_prompt_next(a, r->cfg, c->content.at, c->content.n)) return;
+    uint32_t *marks = calloc(a->next_marks.n, sizeof(*marks));
+    if (!marks) return;
+    for (size_t i = 0; i < a->next_marks.n; i++) marks[i] = (uint32_t)a->next_marks.at[i];
+    td_sched_read_ahead(r->cfg->sched, a->next.at, (uint32_t)a->next.n, marks,
+                        (uint32_t)a->next_marks.n);
+    free(marks);
+}
+
 static void end_choice(struct td_api_reply *r, struct td_choice *c, const struct td_job_event *e)
 {
     c->has_ended = true;
     c->end = e->end;
     c->stats = e->stats;
+    tell_next(r, c);
     if (r->is_stream || r->dialect->wants_events) r->dialect->event(r, c, e);
     r->n_ended++;
     if (!r->outcome) r->outcome = td_reply_finish_text(c);

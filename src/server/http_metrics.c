@@ -89,6 +89,8 @@ static void say_sched(struct text *t, const struct td_sched_stats *s)
             "Of these: taken from KV that was there.");
     counter(t, "tandem_prompt_tokens_reused_disk_total", (double)s->n_reused_disk,
             "Of these: read from disk.");
+    counter(t, "tandem_ahead_tokens_total", (double)s->n_ahead,
+            "Tokens that were read before they were asked.");
     counter(t, "tandem_prefix_hits_total", (double)s->n_hits,
             "Prompts of which at least one token was reused.");
     counter(t, "tandem_written_tokens_total", (double)s->n_written, "Tokens of answers.");

@@ -16,6 +16,8 @@
 #define FETCH_MS 20u
 #define TEND_MS  100u
 #define SAVE_MS  500u
+// How long nobody has come before it reads ahead.
+#define AHEAD_MS 200u
 
 // ---- the thread -------------------------------------------------------------------------------
 
@@ -118,8 +120,14 @@ static bool rest(struct td_sched *s)
 {
     if (s->n_at_work > 0 || s->queue) return wait_for_news(s, FETCH_MS);
     td_sched_count_engine(s, true);
-    // Somebody may go on at once; only then is there time for the disk.
+    // Somebody may go on at once; only then is there time for what comes next, and for the disk.
     const bool has_disk = s->cfg.disk && s->n_saved != UINT32_MAX;
+    if (!atomic_load(&s->is_draining) && td_sched_has_ahead(s)) {
+        const uint64_t quiet_ms = (td_clock_ns() - s->busy_ns) / 1000000;
+        if (quiet_ms < AHEAD_MS) return wait_for_news(s, (uint32_t)(AHEAD_MS - quiet_ms));
+        td_sched_step_ahead(s);
+        return !is_closing(s);
+    }
     if (has_disk && s->is_resting) {
         if (!td_sched_save_one(s)) s->n_saved = UINT32_MAX;
         return s->saving ? wait_for_news(s, FETCH_MS) : !is_closing(s);
@@ -137,12 +145,14 @@ static void *work(void *ctx)
         take_inbox(s);
         end_cancelled(s);
         (void)td_sched_saved(s);
+        if (s->queue) td_sched_leave_ahead(s);
         td_sched_admit(s);
         const bool is_loading = td_sched_load_all(s);
         const bool wants_step = td_sched_poll(s);
         if (wants_step || td_sched_can_step(s)) {
             s->is_resting = false;
             const bool is_fine = td_sched_step(s);
+            s->busy_ns = td_clock_ns();
             // A step of nobody here that failed is tried again, but not at once.
             goes_on = is_fine || td_sched_can_step(s) ? !is_closing(s) : wait_for_news(s, FETCH_MS);
         } else {
@@ -151,6 +161,7 @@ static void *work(void *ctx)
     }
     take_inbox(s);
     cancel_all(s);
+    td_sched_forget_ahead(s);
     td_sched_save_all(s);
     return NULL;
 }
@@ -180,6 +191,7 @@ static int start_thread(struct td_sched *s, struct td_error *err)
 
 static void sched_free(struct td_sched *s)
 {
+    td_sched_forget_ahead(s);
     for (uint32_t i = 0; s->slots && i < s->cfg.n_slots; i++) td_session_close(s->slots[i].session);
     td_engine_limit_rows(s->cfg.engine, 0);
     pthread_cond_destroy(&s->wake);

@@ -34,6 +34,10 @@ int td_sched_open(struct td_sched **out, const struct td_sched_config *cfg,
 // TD_ECANCEL, it is being drained.
 int td_sched_submit(struct td_sched *s, struct td_job *job, uint32_t *retry_s_out,
                     struct td_error *err) TD_MUST_CHECK;
+// What is likely to be asked next begins with these tokens: read when nobody waits, so that it is
+// known by then. Copies all; marks as td_job_spec has them. May do nothing. Any thread.
+void td_sched_read_ahead(struct td_sched *s, const int32_t *tokens, uint32_t n,
+                         const uint32_t *marks, uint32_t n_marks);
 // Takes no more jobs from now on; what runs goes on. Any thread, also a signal handler's.
 void td_sched_drain(struct td_sched *s);
 // True once nothing runs and nothing waits, or after timeout_ms (false).
@@ -58,6 +62,7 @@ struct td_sched_stats {
     uint64_t n_done, n_failed, n_cancelled, n_refused; // answers
     uint64_t n_prompt, n_reused, n_written;            // tokens
     uint64_t n_reused_disk;                            // of the reused: read from disk
+    uint64_t n_ahead;                                  // of prompts, before they were asked
     uint64_t n_hits;                 // prompts of which at least one token was reused
     uint64_t kv_bytes, max_kv_bytes; // now, in use by all sequences; the limit
     uint64_t cache_bytes;            // now, of these: kept for later

@@ -68,6 +68,7 @@ struct td_sched {
     uint64_t virtual_turn, n_admitted;
     uint32_t n_at_work;
     bool is_resting;         // nothing to compute since the last look
+    uint64_t busy_ns;        // when there was something to compute
     bool is_tight;           // memory ran out: nobody starts until somebody has ended
     uint64_t promised_bytes; // need_bytes of what is at work
     uint64_t page_bytes;     // of one layer
@@ -76,11 +77,13 @@ struct td_sched {
     struct td_rate_now reading, writing;
     struct td_timeline timeline; // to be saved: too large for a stack
     struct td_kvdisk_saving *saving;
-    uint32_t n_saved;        // kept conversations looked at since something ended
-    uint64_t fetch_after_ns; // peers had no place: nobody asks them before
-    uint64_t save_ns;        // wall clock: when the first of them was looked at
-    uint64_t save_after_ns;  // the disk refused: nothing is written before
-    uint64_t report_ns;      // when stats were last taken from the engine
+    struct td_ahead *ahead;     // to be read when nobody waits
+    struct td_slot *ahead_slot; // where the first of them is being read; NULL: it is not
+    uint32_t n_saved;           // kept conversations looked at since something ended
+    uint64_t fetch_after_ns;    // peers had no place: nobody asks them before
+    uint64_t save_ns;           // wall clock: when the first of them was looked at
+    uint64_t save_after_ns;     // the disk refused: nothing is written before
+    uint64_t report_ns;         // when stats were last taken from the engine
 
     _Atomic bool is_draining;
 
@@ -89,6 +92,7 @@ struct td_sched {
     pthread_cond_t idle;   // nothing runs, nothing waits
     bool is_closing, has_wake;
     struct td_work *inbox, *inbox_last;
+    struct td_ahead *ahead_inbox;
     uint32_t n_queued, n_running;
     uint32_t n_open;        // submitted, and their last event is not given yet
     double service_seconds; // of an answer, smoothed; 0: not known yet
@@ -151,6 +155,15 @@ bool td_sched_saved(struct td_sched *s);
 void td_sched_save_all(struct td_sched *s);
 // Gives up what is being written, and its pages; false when there is nothing.
 bool td_sched_save_give_up(struct td_sched *s);
+
+// sched_ahead.c
+// Whether there is something to read ahead.
+bool td_sched_has_ahead(struct td_sched *s);
+// A step of it; nobody is at work.
+void td_sched_step_ahead(struct td_sched *s);
+// Somebody has come: what is read so far is kept, its slot is free.
+void td_sched_leave_ahead(struct td_sched *s);
+void td_sched_forget_ahead(struct td_sched *s);
 
 // sched_step.c
 // One step of all that is at work, and what follows from it; false when it failed.

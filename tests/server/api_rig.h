@@ -36,7 +36,19 @@ static struct {
     struct td_logit_bias bias[16];
     uint64_t seeds[128];
     uint32_t n_jobs, n_open, n_submitted, n_cancelled;
+    int32_t ahead[4096]; // (n_ahead) as told last
+    uint32_t n_ahead;
 } asked;
+
+void td_sched_read_ahead(struct td_sched *s, const int32_t *tokens, uint32_t n,
+                         const uint32_t *marks, uint32_t n_marks)
+{
+    (void)s;
+    for (uint32_t i = 0; i < n_marks; i++)
+        if (marks[i] > n || (i > 0 && marks[i] < marks[i - 1])) abort();
+    asked.n_ahead = n < 4096 ? n : 4096;
+    memcpy(asked.ahead, tokens, asked.n_ahead * sizeof(*tokens));
+}
 
 int td_job_open(struct td_job **out, const struct td_job_spec *spec, struct td_error *err)
 {

@@ -137,6 +137,68 @@ static void conversations(void **state)
     assert_int_equal(asked.spec.n_begun, 6); // <|channel|>, f, in, a, l, <|message|>
 }
 
+// What is told to be read ahead is what the next turn begins with.
+static void read_ahead(void **state)
+{
+    (void)state;
+    static const struct td_job_event thinks[] = {
+        SAYS(TD_CHANNEL_ANALYSIS, "Hm."),
+        SAYS(TD_CHANNEL_COMMENTARY, "Well."),
+        SAYS(TD_CHANNEL_FINAL, "Yes <|end|>."),
+        ENDS(TD_JOB_STOPPED),
+    };
+    static const struct td_job_event calls_f[] = {
+        SAYS(TD_CHANNEL_COMMENTARY, "Well."),
+        TOOL(TD_JOB_TOOL_BEGIN, "f"),
+        TOOL(TD_JOB_TOOL_END, ""),
+        ENDS(TD_JOB_TOOLS),
+    };
+    static const struct td_job_event is_cut[] = {SAYS(TD_CHANNEL_FINAL, "Ye"), ENDS(TD_JOB_LENGTH)};
+#define PLAY(e) script.events = (e), script.n_events = script.n_released = sizeof(e) / sizeof(*(e))
+    PLAY(thinks);
+    post(CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}");
+    assert_int_equal(head.status, 200);
+    assert_true(asked.n_ahead > 0);
+    int32_t ahead[4096];
+    const uint32_t n_ahead = asked.n_ahead;
+    memcpy(ahead, asked.ahead, sizeof(ahead));
+    asked.n_ahead = 0;
+    PLAY(is_cut);
+    post(CHAT,
+         "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\","
+         "\"content\":\"Well.\\n\\nYes <|end|>.\"},{\"role\":\"user\",\"content\":\"So?\"}]}");
+    assert_true(asked.spec.n_tokens > n_ahead);
+    assert_memory_equal(asked.tokens, ahead, n_ahead * sizeof(*ahead));
+    assert_int_equal(asked.tokens[n_ahead], 'S');
+    assert_int_equal(asked.n_ahead, 0); // who was cut off goes on from where it is
+    PLAY(calls_f);
+    post(CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}");
+    assert_int_equal(asked.n_ahead, 0);
+    // Several answers, or a turn whose reasoning will be dropped: not known.
+    PLAY(thinks);
+    post(CHAT, "{\"n\":2,\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}");
+    assert_int_equal(asked.n_ahead, 0);
+    post(CHAT,
+         "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\","
+         "\"reasoning\":\"Hm.\",\"tool_calls\":[{\"id\":\"a\",\"function\":{\"name\":\"f\"}}]},"
+         "{\"role\":\"tool\",\"tool_call_id\":\"a\",\"content\":\"A\"}]}");
+    assert_int_equal(head.status, 200);
+    assert_int_equal(asked.n_ahead, 0);
+    post("/v1/completions", "{\"prompt\":\"a\"}");
+    assert_int_equal(asked.n_ahead, 0);
+    post("/api/chat", "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"stream\":false}");
+    assert_int_equal(asked.n_ahead, n_ahead);
+    asked.n_ahead = 0;
+    post("/v1/responses", "{\"input\":\"hi\"}");
+    assert_int_equal(asked.n_ahead, 0); // its two messages come back as two
+    static const struct td_job_event says[] = {
+        SAYS(TD_CHANNEL_ANALYSIS, "Hm."), SAYS(TD_CHANNEL_FINAL, "Yes."), ENDS(TD_JOB_STOPPED)};
+    PLAY(says);
+    post("/v1/responses", "{\"input\":\"hi\"}");
+    assert_true(asked.n_ahead > 0);
+#undef PLAY
+}
+
 // Each result stands behind its call, whatever order they come in.
 static void calls(void **state)
 {
@@ -522,9 +584,10 @@ static void hostile(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(conversations, reset), cmocka_unit_test_setup(calls, reset),
-        cmocka_unit_test_setup(tools, reset),         cmocka_unit_test_setup(sampling, reset),
-        cmocka_unit_test_setup(refusals, reset),      cmocka_unit_test_setup(hostile, reset),
+        cmocka_unit_test_setup(conversations, reset), cmocka_unit_test_setup(read_ahead, reset),
+        cmocka_unit_test_setup(calls, reset),         cmocka_unit_test_setup(tools, reset),
+        cmocka_unit_test_setup(sampling, reset),      cmocka_unit_test_setup(refusals, reset),
+        cmocka_unit_test_setup(hostile, reset),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

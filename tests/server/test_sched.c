@@ -465,6 +465,64 @@ static void a_second_turn_reuses_the_first(void **state)
     rig_close(&r);
 }
 
+static uint64_t n_ahead(struct rig *r)
+{
+    struct td_sched_stats stats;
+    td_sched_stats(r->sched, &stats);
+    return stats.n_ahead;
+}
+
+static void wait_ahead(struct rig *r, uint64_t n)
+{
+    for (int i = 0; i < PATIENCE_SECONDS * 100 && n_ahead(r) < n; i++)
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    assert_true(n_ahead(r) >= n);
+}
+
+// What the next turn begins with is there when it comes; its answer is the same.
+static void the_next_turn_is_read_ahead(void **state)
+{
+    (void)state;
+    struct rig r;
+    struct answer a, right;
+    int32_t next[N_TOKENS];
+    open_tiny(&r, 2, 2, 256);
+    memcpy(next, tokens[4], 500 * sizeof(*next));
+    fill_tokens(next + 500, N_TOKENS - 500, 77, td_engine_model(r.engine)->spec.n_vocab);
+    const struct td_job_spec first = spec_of(tokens[4], 500, 50), second = spec_of(next, 700, 20);
+    submit(&r, &right, &second);
+    answer_read(&right);
+    rig_close(&r);
+
+    open_tiny(&r, 2, 2, 256);
+    submit(&r, &a, &first);
+    answer_read(&a);
+    answer_end(&a);
+    const uint32_t mark = 580;
+    td_sched_read_ahead(r.sched, next, 600, &mark, 1);
+    wait_ahead(&r, 100);
+    submit(&r, &a, &second);
+    answer_read(&a);
+    assert_true(a.stats.n_reused >= 599);
+    assert_string_equal(a.text[TD_CHANNEL_FINAL], right.text[TD_CHANNEL_FINAL]);
+    answer_end(&a);
+    // Told once more, when it is known; when the conversation is not; and with whoever comes
+    // meanwhile.
+    const uint64_t n = n_ahead(&r);
+    td_sched_read_ahead(r.sched, next, 600, NULL, 0);
+    td_sched_read_ahead(r.sched, next, N_TOKENS, NULL, 0);
+    wait_ahead(&r, n + 1);
+    submit(&r, &a, &first);
+    answer_read(&a);
+    assert_false(a.has_failed);
+    answer_end(&a);
+    wait_ahead(&r, n + N_TOKENS - 720);
+    assert_true(n_ahead(&r) <= n + N_TOKENS - 600);
+    for (uint32_t i = 0; i < 20; i++) td_sched_read_ahead(r.sched, tokens[i % 9], 300, NULL, 0);
+    answer_end(&right);
+    rig_close(&r);
+}
+
 static void too_little_memory_for_two(void **state)
 {
     (void)state;
@@ -516,6 +574,7 @@ int main(void)
         cmocka_unit_test(a_long_prompt_stops_no_stream),
         cmocka_unit_test(equal_prompts_are_read_once),
         cmocka_unit_test(a_second_turn_reuses_the_first),
+        cmocka_unit_test(the_next_turn_is_read_ahead),
         cmocka_unit_test(too_little_memory_for_two),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
