@@ -3,7 +3,7 @@
 """Measures `tandem serve` as its clients see it.
 
     bench/serve.py throughput TANDEM MODEL [--parallel 1,8] [--gen 64] [--repeat 3] [-- SERVE OPTIONS]
-    bench/serve.py turns TANDEM MODEL [--prompt 4000] [--repeat 3] [-- SERVE OPTIONS]
+    bench/serve.py turns TANDEM MODEL [--prompt 4000] [--repeat 3] [--only "at once"] [-- SERVE OPTIONS]
 
 throughput: tokens per second of so many answers at once, from the first token of the last to begin
 until the first is done. turns: time to the first token of a conversation's second turn against its
@@ -117,7 +117,7 @@ def turns(a):
         per_word = start()
         n_template = chat([{"role": "user", "content": "warm"}], 2)["prompt_n"]
         text = lambda n, seed: words(round(n / per_word), seed)
-        story = lambda seed: [{"role": "user", "content": text(a.prompt - n_template, seed)}]
+        story = lambda seed, n=a.prompt: [{"role": "user", "content": text(n - n_template, seed)}]
         next_turn = lambda seed: story(seed) + [{"role": "assistant", "content": text(50, seed + "/answer")},
                                                 {"role": "user", "content": text(50, seed + "/more")}]
 
@@ -128,7 +128,7 @@ def turns(a):
         def after_others(seed):
             first = chat(story(seed), 350)
             for other in "12":
-                chat(story(seed + other), 8)
+                chat(story(seed + other, 1000), 8)
             return first, chat(next_turn(seed), 8)
 
         def after_restart(seed):
