@@ -9,7 +9,8 @@ throughput: tokens per second of so many answers at once, from the first token o
 until the first is done. turns: time to the first token of a conversation's second turn against its
 first: at once, after others used the slots, and after a restart with --kv-disk. The first turn has
 --prompt tokens; 350 are written; the second turn has 50 others in their place, as when 300 of them
-were reasoning that is not sent back, and 50 more that are asked. Each --repeat times; the medians
+were reasoning that is not sent back, and 50 more that are asked. After a pause: the answer of 50
+tokens as it was, in which time the server may have read it ahead. Each --repeat times; the medians
 are compared. Only the standard library.
 """
 import argparse
@@ -51,7 +52,7 @@ class Server:
         answer = connection.getresponse()
         if answer.status != 200:
             sys.exit(f"serve: {answer.status}: {answer.read().decode()}")
-        last = None
+        last, text = None, ""
         for line in answer:
             if not line.startswith(b"data: {"):
                 continue
@@ -60,9 +61,11 @@ class Server:
                 sys.exit(f"serve: {piece['error']['message']}")
             if any(c.get("text") or c.get("delta") for c in piece.get("choices", [])):
                 seen(time.monotonic())
+            text += "".join(c.get("delta", {}).get("content") or "" for c in piece.get("choices", []))
             if "timings" in piece:
                 last = piece
         connection.close()
+        last["timings"]["text"] = text
         return last
 
 
@@ -131,6 +134,14 @@ def turns(a):
                 chat(story(seed + other, 1000), 8)
             return first, chat(next_turn(seed), 8)
 
+        def after_pause(seed):
+            # The answer as it was: what is read ahead.
+            first = chat(story(seed), 50)
+            time.sleep(a.pause)
+            messages = next_turn(seed)
+            messages[-2]["content"] = first["text"]
+            return first, chat(messages, 8)
+
         def after_restart(seed):
             nonlocal server
             first = chat(story(seed), 350)
@@ -139,7 +150,7 @@ def turns(a):
             start()
             return first, chat(next_turn(seed), 8)
 
-        for what, way in (("at once", at_once), ("after others", after_others), ("after a restart", after_restart)):
+        for what, way in (("at once", at_once), ("after others", after_others), ("after a pause", after_pause), ("after a restart", after_restart)):
             if a.only and a.only != what:
                 continue
             firsts, seconds = zip(*[way(f"{what}/{r}") for r in range(a.repeat)])
@@ -161,7 +172,8 @@ def main():
     ap.add_argument("--gen", type=int, default=64)
     ap.add_argument("--repeat", type=int, default=3)
     ap.add_argument("--prompt", type=int, default=4000)
-    ap.add_argument("--only", choices=["at once", "after others", "after a restart"])
+    ap.add_argument("--only", choices=["at once", "after others", "after a pause", "after a restart"])
+    ap.add_argument("--pause", type=float, default=3)
     a = ap.parse_args(argv[:argv.index("--")] if "--" in argv else argv)
     a.options = options
     {"throughput": throughput, "turns": turns}[a.what](a)
