@@ -58,8 +58,8 @@ int td_kvdisk_save_begin(struct td_kvdisk_saving **out, struct td_kvdisk *d,
                          const struct td_timeline *t, uint64_t used_ns,
                          struct td_error *err) TD_MUST_CHECK;
 uint64_t td_kvdisk_now_ns(void); // wall clock
-bool td_kvdisk_save_is_over(const struct td_kvdisk_saving *saving);
-int td_kvdisk_save_end(struct td_kvdisk_saving *saving, bool gives_up,
+bool td_kvdisk_save_is_over(const struct td_kvdisk_saving *v);
+int td_kvdisk_save_end(struct td_kvdisk_saving *v, bool gives_up,
                        struct td_error *err) TD_MUST_CHECK;
 uint64_t td_kvdisk_bytes(const struct td_kvdisk *d);
 

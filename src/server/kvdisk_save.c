@@ -285,6 +285,7 @@ static bool describe_entry(const struct td_kvdisk *d, struct td_kvdisk_entry *x,
                            const struct td_timeline *t, const struct td_place *places, uint32_t n)
 {
     const uint32_t end = places[n - 1].pos;
+    if (end == 0) return false; // never: it is long
     *x = (struct td_kvdisk_entry){.n_tokens = end,
                                   .n_prompt = t->n_prompt < end ? t->n_prompt : end,
                                   .n_stops = n,

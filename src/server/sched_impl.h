@@ -68,8 +68,8 @@ struct td_sched {
     uint64_t virtual_turn, n_admitted;
     uint32_t n_at_work;
     bool is_resting;         // nothing to compute since the last look
-    uint64_t busy_ns;        // when there was something to compute
     bool is_tight;           // memory ran out: nobody starts until somebody has ended
+    uint64_t busy_ns;        // when there was something to compute
     uint64_t promised_bytes; // need_bytes of what is at work
     uint64_t page_bytes;     // of one layer
     uint32_t page_tokens;
