@@ -126,6 +126,21 @@ static int fill(struct bench *b, uint32_t depth, struct td_error *err)
     return code;
 }
 
+// Of the maps of a model's files, one for each part; synthetic weights have none.
+static uint64_t huge_bytes(const struct td_model *m)
+{
+    uint64_t sum = 0;
+    uint32_t n_seen = 0;
+    // Parts are in order: the first tensor of each gives an address in its map.
+    for (uint32_t i = 0; !m->synth && i < td_gguf_n_tensors(m->gguf); i++) {
+        const struct td_gguf_tensor *t = td_gguf_tensor_at(m->gguf, i);
+        if (t->i_part < n_seen) continue;
+        n_seen = t->i_part + 1;
+        sum += td_os_huge_bytes(t->data);
+    }
+    return sum;
+}
+
 static int measure(struct bench *b, uint32_t depth, uint32_t n_prompt, uint32_t n_gen,
                    struct td_error *err)
 {
@@ -172,6 +187,7 @@ static int measure(struct bench *b, uint32_t depth, uint32_t n_prompt, uint32_t 
     if (code != TD_OK) return code;
     row->snapshot_bytes = td_session_snapshot_bytes(b->session);
     td_os_rss(&row->rss);
+    row->huge_bytes = huge_bytes(b->shared.app.model);
     td_engine_report(b->shared.app.engine, &row->device);
     const uint64_t shared_bytes = row->rss.file_bytes + row->device.kv_bytes;
     if (!b->shared.app.model->synth && row->rss.now_bytes > shared_bytes)

@@ -32,6 +32,8 @@ struct td_bench_row {
     // Resident beyond file pages and KV: activations, tables, buffers. 0: not known, or the weights
     // are synthetic and lie in this memory, too.
     uint64_t own_bytes;
+    // Of the model's files, as this process sees them through huge pages; 0: none, or not known.
+    uint64_t huge_bytes;
     struct td_device_report device;
     struct td_bench_ops *ops; // NULL unless asked for; td_bench_report_row takes it
 };

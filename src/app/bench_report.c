@@ -18,7 +18,7 @@ struct td_bench_report {
     // The last row, for what stands below the table.
     struct td_os_rss rss;
     struct td_device_report device;
-    uint64_t snapshot_bytes, own_bytes;
+    uint64_t snapshot_bytes, own_bytes, huge_bytes;
     bool has_row;
     // The table is printed row by row, these after it.
     struct td_bench_ops **ops;
@@ -166,6 +166,9 @@ static void md_end(const struct td_bench_report *r)
            r->b->app.model->synth ? " (the weights are in memory)" : "",
            td_text_gib(scratch, sizeof(scratch), r->device.scratch_bytes),
            td_text_gib(snapshots, sizeof(snapshots), r->snapshot_bytes));
+    if (r->b->app.model->synth) return;
+    const double huge = 100.0 * (double)r->huge_bytes / (double)r->b->app.model->weights_bytes;
+    printf("         weights on huge pages: %.0f %%\n", fmin(huge, 100.0));
 }
 
 static json_t *row_json(const struct td_bench *b, const struct td_bench_row *row)
@@ -235,6 +238,7 @@ static json_t *row_json(const struct td_bench *b, const struct td_bench_row *row
     td_json_u64(o, "rss_peak_bytes", row->rss.peak_bytes);
     td_json_u64(o, "rss_file_bytes", row->rss.file_bytes);
     td_json_u64(o, "rss_own_bytes", row->own_bytes);
+    td_json_u64(o, "huge_bytes", row->huge_bytes);
     td_json_u64(o, "scratch_bytes", row->device.scratch_bytes);
     td_json_u64(o, "kv_bytes", row->device.kv_bytes);
     td_json_u64(o, "snapshot_bytes", row->snapshot_bytes);
@@ -338,6 +342,7 @@ void td_bench_report_row(struct td_bench_report *r, const struct td_bench_row *r
     r->rss = row->rss;
     r->device = row->device;
     r->snapshot_bytes = row->snapshot_bytes;
+    r->huge_bytes = row->huge_bytes;
     if (row->own_bytes > r->own_bytes) r->own_bytes = row->own_bytes;
     r->has_row = true;
 }

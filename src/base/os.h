@@ -24,6 +24,11 @@ void td_os_unmap(struct td_map *map);
 // handler uses it to say which file was truncated while it was mapped.
 const char *td_os_map_path_at(const void *address);
 
+// How many bytes of the map that holds address this process sees through huge pages (2 MiB); what
+// it has not touched yet does not count. 0 also where the system does not say. It reads a list of
+// the whole address space and looks at every page of it: not for hot paths.
+uint64_t td_os_huge_bytes(const void *address);
+
 // Zeroed memory for a table that is filled and read in no order, given back with free(). A large
 // one lies on huge pages where the system has them: 16 MB else cost 4 096 page faults, and a
 // look-up misses the TLB as well as the cache. NULL without memory.

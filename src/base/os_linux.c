@@ -104,6 +104,42 @@ void td_os_unmap(struct td_map *map)
     *map = (struct td_map){0};
 }
 
+// The number of a line "Key:   123 kB" of a /proc file when key is its key; else 0.
+static uint64_t line_kib(const char *line, const char *key)
+{
+    const size_t key_len = strlen(key);
+    if (strncmp(line, key, key_len) != 0 || line[key_len] != ':') return 0;
+    return strtoull(line + key_len + 1, NULL, 10);
+}
+
+uint64_t td_os_huge_bytes(const void *address)
+{
+    const uintptr_t at = (uintptr_t)address;
+    FILE *f = fopen("/proc/self/smaps", "re");
+    if (!f) return 0;
+    // Each map is a line "begin-end rights ... path", the numbers in small letters, and lines of
+    // figures, whose keys begin with a capital. Of a line longer than this only the start counts.
+    char line[256];
+    bool is_start = true, is_in = false;
+    uint64_t kib = 0;
+    while (fgets(line, sizeof(line), f)) {
+        const bool was_start = is_start;
+        is_start = strchr(line, '\n') != NULL;
+        if (!was_start) continue;
+        if (line[0] < 'A' || line[0] > 'Z') {
+            char *dash;
+            const uint64_t begin = strtoull(line, &dash, 16);
+            is_in = *dash == '-' && at >= begin && at < strtoull(dash + 1, NULL, 16);
+        } else if (is_in) {
+            // Pages of a file on disk, of one in memory, of none.
+            kib += line_kib(line, "FilePmdMapped") + line_kib(line, "ShmemPmdMapped") +
+                   line_kib(line, "AnonHugePages");
+        }
+    }
+    fclose(f);
+    return kib * 1024;
+}
+
 void *td_os_alloc_table(size_t n, size_t elem_bytes)
 {
     const size_t huge = (size_t)2 << 20;
@@ -143,15 +179,10 @@ static uint64_t proc_kib(const char *path, const char *key)
     FILE *f = fopen(path, "re");
     if (!f) return 0;
     char line[256];
-    uint64_t bytes = 0;
-    const size_t key_len = strlen(key);
-    while (fgets(line, sizeof(line), f)) {
-        if (strncmp(line, key, key_len) != 0 || line[key_len] != ':') continue;
-        bytes = strtoull(line + key_len + 1, NULL, 10) * 1024;
-        break;
-    }
+    uint64_t kib = 0;
+    while (!kib && fgets(line, sizeof(line), f)) kib = line_kib(line, key);
     fclose(f);
-    return bytes;
+    return kib * 1024;
 }
 
 static uint64_t file_u64(const char *path)

@@ -143,12 +143,65 @@ static void test_info(void **state)
     assert_true(td_clock_ns() >= t);
 }
 
+// All that this process has on huge pages without a file.
+static uint64_t all_huge_bytes(void)
+{
+    FILE *f = fopen("/proc/self/smaps_rollup", "r");
+    if (!f) return 0;
+    char line[256];
+    unsigned long long kib = 0;
+    while (fgets(line, sizeof(line), f))
+        if (strncmp(line, "AnonHugePages:", 14) == 0) kib = strtoull(line + 14, NULL, 10);
+    fclose(f);
+    return kib * 1024;
+}
+
+// Whether huge pages are given is the system's choice; that they are counted, and only those of
+// this map, is ours.
+static void test_huge(void **state)
+{
+    (void)state;
+    const size_t huge = (size_t)2 << 20, n = 8 * huge;
+    const uint64_t before = all_huge_bytes();
+    uint8_t *p = td_os_reserve(n);
+    assert_non_null(p);
+    assert_int_equal(td_os_huge_bytes(p), 0); // nothing was touched
+    td_os_want_huge(p, n);
+    memset(p, 1, n);
+    const uint64_t got = td_os_huge_bytes(p);
+    assert_true(got % huge == 0);
+    assert_int_equal(got, all_huge_bytes() - before);
+    assert_int_equal(td_os_huge_bytes(p + n - 1), got);
+    td_os_release(p, n);
+    assert_int_equal(td_os_huge_bytes(p), 0); // no map any more
+    assert_int_equal(td_os_huge_bytes(NULL), 0);
+
+    // A map of a file: less than a huge page can be on none, and a large one on its own only.
+    char path[] = "/tmp/td_huge_XXXXXX";
+    save(path, "some bytes", 10);
+    struct td_map map;
+    assert_int_equal(td_os_map_file(&map, path, NULL), TD_OK);
+    assert_int_equal(map.bytes[0], 's');
+    assert_int_equal(td_os_huge_bytes(map.bytes), 0);
+    td_os_unmap(&map);
+    assert_int_equal(truncate(path, (off_t)n), 0);
+    assert_int_equal(td_os_map_file(&map, path, NULL), TD_OK);
+    uint64_t sum = 0;
+    for (size_t i = 0; i < n; i += 4096) sum += map.bytes[i];
+    assert_int_equal(sum, 's');
+    assert_true(td_os_huge_bytes(map.bytes) <= n);
+    assert_true(td_os_huge_bytes(map.bytes) % huge == 0);
+    td_os_unmap(&map);
+    unlink(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_map),     cmocka_unit_test(test_map_refused),
         cmocka_unit_test(test_reserve), cmocka_unit_test(test_many_maps),
         cmocka_unit_test(test_info),    cmocka_unit_test(test_table),
+        cmocka_unit_test(test_huge),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
