@@ -67,6 +67,18 @@ static void loop_stats(struct td_bench_stats *out, const struct td_bench_row *ro
     out->loop_pct = median(pct, n);
 }
 
+// Of the experts, which are most of it.
+static enum td_arith arith_of(const struct td_bench *b)
+{
+    switch (b->app.precision) {
+    case TD_PRECISION_DEFAULT: return TD_ARITH_INT8;
+    case TD_PRECISION_FINE: return TD_ARITH_INT16;
+    case TD_PRECISION_HIGH:
+    case TD_N_PRECISIONS: break;
+    }
+    return TD_ARITH_F32;
+}
+
 void td_bench_stats(struct td_bench_stats *out, const struct td_bench *b,
                     const struct td_bench_row *row)
 {
@@ -99,8 +111,7 @@ void td_bench_stats(struct td_bench_stats *out, const struct td_bench *b,
     out->flops_per_s = row->flop * 1e9 / out->median_ns;
 
     const struct td_probe_rates *m = &b->machine.all;
-    const double ops =
-        b->app.precision == TD_PRECISION_HIGH ? m->f32_flops_per_s : m->int8_ops_per_s;
+    const double ops = td_bench_arith_rate(m, arith_of(b));
     out->read_pct = 100.0 * out->bytes_per_s / m->read_bytes_per_s;
     out->ops_pct = 100.0 * out->flops_per_s / ops;
     // Moving the bytes and doing the sums can overlap: the slower of the two is the least time.
@@ -111,7 +122,12 @@ void td_bench_stats(struct td_bench_stats *out, const struct td_bench *b,
 
 static const char *ops_name(const struct td_bench *b)
 {
-    return b->app.precision == TD_PRECISION_HIGH ? "f32" : "int8";
+    switch (arith_of(b)) {
+    case TD_ARITH_INT8: return "int8";
+    case TD_ARITH_INT16: return "int16";
+    case TD_ARITH_F32: break;
+    }
+    return "f32";
 }
 
 static void md_begin(const struct td_bench *b)
@@ -127,8 +143,7 @@ static void md_begin(const struct td_bench *b)
            b->app.n_threads, b->app.n_threads == 1 ? "" : "s", b->machine.isa,
            m->read_bytes_per_s * 1e-9, m->int8_ops_per_s * 1e-9, m->f32_flops_per_s * 1e-9);
     printf("build    tandem %s (%s), chunk %u, precision %s, KV %s\n\n", TD_VERSION, TD_COMMIT,
-           b->app.chunk, b->app.precision == TD_PRECISION_HIGH ? "high" : "default",
-           b->app.kv_f32 ? "f32" : "f16");
+           b->app.chunk, td_precision_name(b->app.precision), b->app.kv_f32 ? "f32" : "f16");
     printf("| %-16s | %9s | %17s | %7s | %6s | %7s | %8s | %6s | %-16s |\n", "test", "tok/s",
            "range", "GB/s", "of max", "of loop", "GFLOP/s", "of max", "logits");
     printf("| :--------------- | --------: | ----------------: | ------: | -----: | ------: | "
@@ -230,7 +245,7 @@ static json_t *row_json(const struct td_bench *b, const struct td_bench_row *row
     td_json_f64(o, "machine_int8_ops_per_s", b->machine.all.int8_ops_per_s);
     td_json_f64(o, "machine_f32_flops_per_s", b->machine.all.f32_flops_per_s);
     td_json_text(o, "isa", row->device.isa);
-    td_json_text(o, "precision", b->app.precision == TD_PRECISION_HIGH ? "high" : "default");
+    td_json_text(o, "precision", td_precision_name(b->app.precision));
     td_json_f64(o, "load_seconds", b->app.load_seconds);
     td_json_f64(o, "first_token_seconds", b->first_token_seconds);
     if (row->n_prompt) td_json_f64(o, "ttft_seconds", s.median_ns * 1e-9);

@@ -202,8 +202,7 @@ int td_app_open(struct td_app *app, const struct td_config *cfg, const struct td
     app->n_threads = td_app_threads(cfg);
     app->chunk = (uint32_t)td_opt_u64(cfg, TD_OPT_CHUNK);
     app->kv_f32 = td_opt_choice(cfg, TD_OPT_KV) == 1;
-    app->precision =
-        td_opt_choice(cfg, TD_OPT_PRECISION) == 1 ? TD_PRECISION_HIGH : TD_PRECISION_DEFAULT;
+    app->precision = (enum td_precision)td_opt_choice(cfg, TD_OPT_PRECISION); // in its order
 
     const uint64_t t0_ns = td_clock_ns();
     struct td_progress progress;

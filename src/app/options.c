@@ -238,10 +238,10 @@ const struct td_opt_row td_options[TD_N_OPTS] = {
     [TD_OPT_CHUNK] = {"--chunk", 0, TD_OPT_TYPE_COUNT, "TOKENS", "512", 1, 65536, ENGINE,
                       "prompt tokens computed at once; more is faster and needs more memory, the "
                       "results are the same to the bit"},
-    [TD_OPT_PRECISION] = {"--precision", 0, TD_OPT_TYPE_CHOICE, "default|high", "default", 0, 0,
-                          ENGINE,
-                          "high: activations stay 32-bit floats instead of blocks of 8 or 16 bits; "
-                          "slower"},
+    [TD_OPT_PRECISION] = {"--precision", 0, TD_OPT_TYPE_CHOICE, "default|high|fine", "default", 0,
+                          0, ENGINE,
+                          "activations are blocks of 8 or 16 bits; fine: of 16 bits everywhere, "
+                          "slower; high: 32-bit floats, slower still"},
     [TD_OPT_KV] = {"--kv", 0, TD_OPT_TYPE_CHOICE, "f16|f32", "f16", 0, 0, ENGINE,
                    "type of cached keys and values"},
     [TD_OPT_SEED] = {"--seed", 's', TD_OPT_TYPE_COUNT, "S", NULL, 0, UINT64_MAX, RUN | SYNTH,

@@ -181,7 +181,7 @@ static void rates_key(const struct td_pair *p, char *out, size_t out_bytes)
     // Small chunks are slow; from 128 tokens on it matters little.
     const uint64_t chunk = td_opt_u64(p->cfg, TD_OPT_CHUNK);
     snprintf(out, out_bytes, "%s|%u|%s|%s|%u", p->weights, p->app->n_threads, device.isa,
-             p->app->precision == TD_PRECISION_HIGH ? "high" : "default",
+             td_precision_name(p->app->precision),
              (unsigned)(chunk < LOOK_TOKENS ? chunk : LOOK_TOKENS));
 }
 
@@ -290,11 +290,14 @@ int td_pair_init(struct td_pair *p, struct td_app *app, enum td_wire_role role, 
     code =
         td_peer_init(&p->peer, role, spec, tokenizer, weights, app->kv_f32 ? TD_F32 : TD_F16, err);
     if (code != TD_OK) return code;
-    snprintf(p->peer.identity.quant, sizeof(p->peer.identity.quant), "%.15s%s",
-             td_app_main_type(app->model), app->precision == TD_PRECISION_HIGH ? ", high" : "");
+    const bool is_default = app->precision == TD_PRECISION_DEFAULT;
+    snprintf(p->peer.identity.quant, sizeof(p->peer.identity.quant), "%.15s%s%s",
+             td_app_main_type(app->model), is_default ? "" : ", ",
+             is_default ? "" : td_precision_name(app->precision));
     if (role == TD_WIRE_DECODE && td_opt_is_set(p->cfg, TD_OPT_OTHER_WEIGHTS))
         p->peer.identity.flags |= TD_WIRE_ALLOW_WEIGHTS;
     if (app->precision == TD_PRECISION_HIGH) p->peer.identity.flags |= TD_WIRE_HIGH_PRECISION;
+    if (app->precision == TD_PRECISION_FINE) p->peer.identity.flags |= TD_WIRE_FINE_PRECISION;
     return find_rates(p, wants_rates, err);
 }
 

@@ -19,7 +19,12 @@ enum td_precision {
     // Activations in blocks of 32, of 8 bits for MXFP4 weights and of 16 bits for Q8_0 weights.
     TD_PRECISION_DEFAULT,
     TD_PRECISION_HIGH, // f32 activations everywhere
+    TD_PRECISION_FINE, // 16 bits for MXFP4 weights, too
+    TD_N_PRECISIONS,
 };
+
+// "default", "high", "fine".
+const char *td_precision_name(enum td_precision precision);
 
 struct td_device_config {
     uint32_t n_threads; // >= 1

@@ -111,6 +111,7 @@ static void take_generic(struct td_kernels *k)
         .mm_mxfp4_f32 = td_mm_mxfp4_f32_generic,
         .mm_mxfp4_q8 = td_mm_mxfp4_q8_generic,
         .mm_q8_0_q16 = td_mm_q8_0_q16_generic,
+        .mm_mxfp4_q16 = td_mm_mxfp4_q16_generic,
         .row_f32 = td_row_f32_generic,
         .rmsnorm = td_rmsnorm_generic,
         .rope = td_rope_generic,
@@ -139,6 +140,7 @@ static void take_avx2(struct td_kernels *k)
     k->mm_mxfp4_f32 = td_mm_mxfp4_f32_avx2;
     k->mm_mxfp4_q8 = td_mm_mxfp4_q8_avx2;
     k->mm_q8_0_q16 = td_mm_q8_0_q16_avx2;
+    k->mm_mxfp4_q16 = td_mm_mxfp4_q16_avx2;
     k->row_f32 = td_row_f32_avx2;
     k->rmsnorm = td_rmsnorm_avx2;
     k->rope = td_rope_avx2;
@@ -165,6 +167,7 @@ static void take_avx512(struct td_kernels *k)
     k->mm_mxfp4_q8 =
         __builtin_cpu_supports("avx512vbmi") ? td_mm_mxfp4_q8_vbmi : td_mm_mxfp4_q8_avx512;
     k->mm_q8_0_q16 = td_mm_q8_0_q16_avx512;
+    k->mm_mxfp4_q16 = td_mm_mxfp4_q16_avx512;
     k->row_f32 = td_row_f32_avx512;
     k->rmsnorm = td_rmsnorm_avx512;
     k->rope = td_rope_avx512;
@@ -192,6 +195,7 @@ static void take_neon(struct td_kernels *k)
     k->mm_mxfp4_f32 = td_mm_mxfp4_f32_neon;
     k->mm_mxfp4_q8 = td_mm_mxfp4_q8_neon;
     k->mm_q8_0_q16 = td_mm_q8_0_q16_neon;
+    k->mm_mxfp4_q16 = td_mm_mxfp4_q16_neon;
     k->row_f32 = td_row_f32_neon;
     k->rmsnorm = td_rmsnorm_neon;
     k->rope = td_rope_neon;
@@ -206,6 +210,7 @@ static void take_neon(struct td_kernels *k)
     if (has_i8mm()) {
         k->mm_mxfp4_q8 = td_mm_mxfp4_q8_i8mm;
         k->mm_q8_0_q16 = td_mm_q8_0_q16_i8mm;
+        k->mm_mxfp4_q16 = td_mm_mxfp4_q16_i8mm;
     }
 }
 #endif

@@ -43,7 +43,8 @@ static inline const int32_t *td_q8_s(const void *row, uint32_t n)
 // float d[n / 32] = max |x| of the block / 32767; 64-byte aligned. Rounding, infinities and NaN as
 // for 8 bits; d and q are 0 where d would be below 2^-112.
 // For Q8_0 weights: 8-bit activations at the attention and output matrices are two thirds of the
-// distance to the exact logits, but these matrices are a fifth of the arithmetic.
+// distance to the exact logits, but these matrices are a fifth of the arithmetic. For MXFP4 weights
+// where nearly all of that distance is to go: twice the multiplications of 8 bits.
 static inline size_t td_q16_row_bytes(uint32_t n)
 {
     return ((size_t)n * 2 + (size_t)(n / TD_QK) * 4 + 63) & ~(size_t)63;
@@ -69,7 +70,7 @@ static inline const float *td_q16_d(const void *row, uint32_t n)
 //               doubled E2M1 values (integers 0 1 2 3 4 6 8 12) and dw = 2^(e - 128),
 //               NaN for e = 255.
 // Order, *_q16: the same; isum is at most 32 * 128 * 32767 < 2^31, exact, and (float)isum rounds to
-//               nearest even.
+//               nearest even. For MXFP4 it is below 2^24: nothing to round.
 // Order, *_f32: 16 accumulators, element i goes to accumulator i % 16 by fmaf(w, x, acc),
 //               ascending; folded 16 -> 8 -> 4 -> 2 -> 1 by adding the upper half to the lower.
 //               w is converted to f32 exactly first (MXFP4, Q8_0: code times scale, rounded once).
@@ -131,6 +132,7 @@ struct td_kernels {
     td_mm_fn *mm_mxfp4_f32;
     td_mm_fn *mm_mxfp4_q8;
     td_mm_fn *mm_q8_0_q16;
+    td_mm_fn *mm_mxfp4_q16;
 
     // One row of n weights to f32: exact value of each element.
     void (*row_f32)(float *restrict y, enum td_type type, const void *w, uint32_t n);

@@ -134,7 +134,7 @@ static int greet_hello(struct td_frames *f, const struct td_wire_header *hello,
 bool td_peer_differs(const struct td_wire_identity *a, const struct td_wire_identity *b)
 {
     return memcmp(a->weights, b->weights, sizeof(a->weights)) != 0 ||
-           (a->flags ^ b->flags) & TD_WIRE_HIGH_PRECISION;
+           (a->flags ^ b->flags) & (TD_WIRE_HIGH_PRECISION | TD_WIRE_FINE_PRECISION);
 }
 
 // Whether the two models' KV can stand for one another.
@@ -155,9 +155,7 @@ static int compare(struct td_frames *f, const struct td_wire_identity *a,
         reason = TD_WIRE_E_WEIGHTS;
         what = "it has other weights";
         if (memcmp(a->weights, b->weights, 32) == 0)
-            what = b->flags & TD_WIRE_HIGH_PRECISION
-                       ? "it calculates with --precision high, the other end does not"
-                       : "it does not calculate with --precision high, the other end does";
+            what = "it calculates with another --precision than the other end";
     }
     if (!what) return TD_OK;
     char name[sizeof(b->name)];

@@ -253,7 +253,8 @@ static void walk_identity(struct walk *w, struct td_wire_identity *m)
     raw(w, m->weights, sizeof(m->weights), "weights");
     u32(w, &m->kv_types, 1, UINT32_MAX, "kv_types");
     need(w, (m->kv_types & ~(TD_WIRE_KV_F32 | TD_WIRE_KV_F16 | TD_WIRE_KV_Q8_0)) == 0, "kv_types");
-    u32(w, &m->flags, 0, TD_WIRE_ALLOW_WEIGHTS | TD_WIRE_HIGH_PRECISION, "flags");
+    u32(w, &m->flags, 0, TD_WIRE_ALLOW_WEIGHTS | TD_WIRE_HIGH_PRECISION | TD_WIRE_FINE_PRECISION,
+        "flags");
     u32(w, &m->n_layers, 1, TD_WIRE_MAX_LAYERS, "n_layers");
     u32(w, &m->n_vocab, 1, TD_WIRE_MAX_VOCAB, "n_vocab");
     text(w, m->name, sizeof(m->name), "name");

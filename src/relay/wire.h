@@ -69,6 +69,7 @@ enum td_wire_role { TD_WIRE_DECODE = 0, TD_WIRE_PREFILL = 1 };
 // identity.flags
 #define TD_WIRE_ALLOW_WEIGHTS  (1u << 0) // other weights are fine here
 #define TD_WIRE_HIGH_PRECISION (1u << 1) // calculates with --precision high
+#define TD_WIRE_FINE_PRECISION (1u << 2) // calculates with --precision fine
 #define TD_WIRE_CANARY         (1u << 0) // request.flags: also the last token's logits; nothing is kept
 
 // Why a request (request != 0) or the whole session (request == 0) ended. A reader keeps numbers

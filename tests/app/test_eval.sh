@@ -16,6 +16,9 @@ field() { sed -n "s/.*\"$1\":\([-0-9.e+]*\).*/\1/p" "$TMP/out"; }
 ok "$TANDEM" eval -m "$M" --tokens "$TOKENS" --kl "$BASE" --json
 at_most "$(field kl_mean)" 2e-3
 at_most 38 "$(field top1_same)"
+ok "$TANDEM" eval -m "$M" --tokens "$TOKENS" --kl "$BASE" --precision fine --json
+at_most "$(field kl_mean)" 2e-4
+at_most 40 "$(field top1_same)"
 ok "$TANDEM" eval -m "$M" --tokens "$TOKENS" --kl "$BASE" --precision high --json
 at_most "$(field kl_mean)" 1e-5
 at_most 40 "$(field top1_same)"

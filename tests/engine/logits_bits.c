@@ -45,14 +45,15 @@ static int eval(struct run *r, enum td_precision precision, uint32_t chunk, uint
     return code;
 }
 
-// Both precisions; each in one chunk by one thread, and in small chunks by two.
+// All precisions; each in one chunk by one thread, and in small chunks by two.
 static bool check(struct run *r, const struct npy *reference, FILE *out)
 {
-    static const double max_kl[] = {[TD_PRECISION_DEFAULT] = 2e-3, [TD_PRECISION_HIGH] = 1e-5};
+    static const double max_kl[] = {
+        [TD_PRECISION_DEFAULT] = 2e-3, [TD_PRECISION_HIGH] = 1e-5, [TD_PRECISION_FINE] = 2e-4};
     const size_t size_bytes = (size_t)r->n * r->model->spec.n_vocab * sizeof(float);
     float *whole = malloc(size_bytes), *parts = malloc(size_bytes);
     bool ok = whole && parts;
-    for (int p = 0; ok && p < 2; p++) {
+    for (int p = 0; ok && p < TD_N_PRECISIONS; p++) {
         struct td_error err = {0};
         r->logits = whole;
         int code = eval(r, (enum td_precision)p, r->n, 1, &err);
@@ -66,7 +67,7 @@ static bool check(struct run *r, const struct npy *reference, FILE *out)
         const struct logits_diff diff =
             logits_compare_f32(reference->at, whole, r->n, r->model->spec.n_vocab);
         printf("%s, precision %s: KL %.3g, top-1 %d/%u\n", td_isa_name(td_isa_native()),
-               p == TD_PRECISION_HIGH ? "high" : "default", diff.mean_kl, (int)diff.n_top1, r->n);
+               td_precision_name((enum td_precision)p), diff.mean_kl, (int)diff.n_top1, r->n);
         const bool is_same = memcmp(whole, parts, size_bytes) == 0;
         if (!is_same) fprintf(stderr, "chunks or threads change the bits\n");
         ok = is_same && diff.mean_kl <= max_kl[p] && diff.n_top1 + 2 >= r->n &&

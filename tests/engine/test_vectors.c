@@ -66,6 +66,16 @@ static void default_is_as_close_as_its_rounding_allows(void **state)
     assert_true(diff.mean_kl >= 1e-4);
 }
 
+static void fine_is_near(void **state)
+{
+    (void)state;
+    eval_with(device(TD_PRECISION_FINE, 40, 1), g_a);
+    const struct logits_diff diff = compare(g_a);
+    print_message("fine: KL %.3g, top-1 %d/40\n", diff.mean_kl, (int)diff.n_top1);
+    assert_true(diff.mean_kl <= 2e-4);
+    assert_int_equal(diff.n_top1, 40);
+}
+
 static void high_is_exact_but_for_the_cache(void **state)
 {
     (void)state;
@@ -86,7 +96,7 @@ static void chunks_and_threads_change_no_bit(void **state)
 {
     (void)state;
     static const uint32_t chunks[] = {1, 7, 40, 512};
-    for (int p = 0; p < 2; p++) {
+    for (int p = 0; p < TD_N_PRECISIONS; p++) {
         eval_with(device((enum td_precision)p, 40, 1), g_a);
         for (uint32_t t = 1; t <= 3; t++) {
             for (size_t c = 0; c < sizeof(chunks) / sizeof(chunks[0]); c++) {
@@ -102,7 +112,7 @@ static void chunks_and_threads_change_no_bit(void **state)
 static void instruction_sets_change_no_bit(void **state)
 {
     (void)state;
-    for (int p = 0; p < 2; p++) {
+    for (int p = 0; p < TD_N_PRECISIONS; p++) {
         struct td_device_config d = device((enum td_precision)p, 40, 2);
         d.isa = TD_ISA_GENERIC;
         eval_with(d, g_a);
@@ -150,6 +160,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(default_is_as_close_as_its_rounding_allows),
+        cmocka_unit_test(fine_is_near),
         cmocka_unit_test(high_is_exact_but_for_the_cache),
         cmocka_unit_test(chunks_and_threads_change_no_bit),
         cmocka_unit_test(instruction_sets_change_no_bit),

@@ -55,7 +55,7 @@ struct mm_slot {
     enum activations act;
     size_t offset;
 };
-#define N_MM_SLOTS 7
+#define N_MM_SLOTS 8
 extern const struct mm_slot mm_slots[N_MM_SLOTS];
 // Bytes of a row of n activations; the row of f, quantised by generic where the slot wants it.
 size_t act_row_bytes(enum activations act, uint32_t n);

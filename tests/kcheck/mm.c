@@ -18,6 +18,7 @@ const struct mm_slot mm_slots[N_MM_SLOTS] = {
     {"mm_mxfp4_f32", TD_MXFP4, ACT_F32, offsetof(struct td_kernels, mm_mxfp4_f32)},
     {"mm_mxfp4_q8", TD_MXFP4, ACT_Q8, offsetof(struct td_kernels, mm_mxfp4_q8)},
     {"mm_q8_0_q16", TD_Q8_0, ACT_Q16, offsetof(struct td_kernels, mm_q8_0_q16)},
+    {"mm_mxfp4_q16", TD_MXFP4, ACT_Q16, offsetof(struct td_kernels, mm_mxfp4_q16)},
 };
 
 td_mm_fn *mm_of(const struct td_kernels *k, const struct mm_slot *s)

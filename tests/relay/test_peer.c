@@ -108,6 +108,9 @@ static void ends_that_do_not_fit_are_told_why(void **state)
         init(s);
         s[i].ours.identity.flags |= TD_WIRE_HIGH_PRECISION;
         refused(s, TD_EARG, "precision");
+        init(s);
+        s[i].ours.identity.flags |= TD_WIRE_FINE_PRECISION;
+        refused(s, TD_EARG, "precision");
     }
     init(s);
     s[0].ours.identity.layout[5] ^= 1;

@@ -242,7 +242,7 @@ static void test_bounds(void **state)
     refuses(TD_WIRE_HELLO, P + 6, 0, 1, "build"); // a text with a NUL inside
     refuses(TD_WIRE_IDENTITY, P + 96, 0, 4, "kv_types");
     refuses(TD_WIRE_IDENTITY, P + 96, 4, 4, "kv_types");
-    refuses(TD_WIRE_IDENTITY, P + 100, 4, 4, "flags");
+    refuses(TD_WIRE_IDENTITY, P + 100, 8, 4, "flags");
     refuses(TD_WIRE_IDENTITY, P + 104, 0, 4, "n_layers");
     refuses(TD_WIRE_IDENTITY, P + 104, 513, 4, "n_layers");
     refuses(TD_WIRE_IDENTITY, P + 108, 0, 4, "n_vocab");

@@ -252,7 +252,7 @@ static void cpu_report(struct td_device *dev, struct td_device_report *out)
     };
     snprintf(out->text, sizeof(out->text), "cpu, %s kernels, %u threads, KV in %s, %s precision",
              dev->k.isa, dev->cfg.n_threads, dev->cfg.kv_f32 ? "f32" : "f16",
-             dev->cfg.precision == TD_PRECISION_HIGH ? "high" : "default");
+             td_precision_name(dev->cfg.precision));
 }
 
 const struct td_backend *td_backend_cpu(void)

@@ -16,11 +16,12 @@ struct lowering {
 };
 
 // The experts are most of the arithmetic and get 8 bits. Q8_0 matrices are a fifth of it and most
-// of the noise (attention, output): they get 16.
+// of the noise (attention, output): they get 16. For TD_PRECISION_FINE all get 16.
 static td_mm_fn *pick_mm(const struct td_device *dev, td_weight w, enum td_act *act)
 {
     const struct td_kernels *k = &dev->k;
-    const bool may_quantize = dev->cfg.precision == TD_PRECISION_DEFAULT;
+    const bool may_quantize = dev->cfg.precision != TD_PRECISION_HIGH;
+    const bool is_fine = dev->cfg.precision == TD_PRECISION_FINE;
     *act = TD_ACT_F32;
     switch (td_cpu_weight(dev, w)->type) {
     case TD_F32: return k->mm_f32_f32;
@@ -32,8 +33,8 @@ static td_mm_fn *pick_mm(const struct td_device *dev, td_weight w, enum td_act *
         return k->mm_q8_0_q16;
     case TD_MXFP4:
         if (!may_quantize) return k->mm_mxfp4_f32;
-        *act = TD_ACT_Q8;
-        return k->mm_mxfp4_q8;
+        *act = is_fine ? TD_ACT_Q16 : TD_ACT_Q8;
+        return is_fine ? k->mm_mxfp4_q16 : k->mm_mxfp4_q8;
     }
     return NULL;
 }

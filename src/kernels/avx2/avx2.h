@@ -13,6 +13,7 @@ td_mm_fn td_mm_q8_0_f32_avx2;
 td_mm_fn td_mm_mxfp4_f32_avx2;
 td_mm_fn td_mm_mxfp4_q8_avx2;
 td_mm_fn td_mm_q8_0_q16_avx2;
+td_mm_fn td_mm_mxfp4_q16_avx2;
 
 void td_quantize_q8_avx2(void *restrict y, const float *x, uint32_t n);
 void td_quantize_q16_avx2(void *restrict y, const float *x, uint32_t n);

@@ -14,6 +14,7 @@ td_mm_fn td_mm_mxfp4_f32_avx512;
 td_mm_fn td_mm_mxfp4_q8_avx512;
 td_mm_fn td_mm_mxfp4_q8_vbmi; // for CPUs that also have AVX512-VBMI
 td_mm_fn td_mm_q8_0_q16_avx512;
+td_mm_fn td_mm_mxfp4_q16_avx512;
 
 void td_quantize_q8_avx512(void *restrict y, const float *x, uint32_t n);
 void td_quantize_q16_avx512(void *restrict y, const float *x, uint32_t n);

@@ -15,6 +15,11 @@
 #define GROUPS    4
 #define TILE_ROWS 6
 
+// Of a product.
+struct shape {
+    uint32_t in, out, rows;
+};
+
 // Where the 4 groups of outputs from o on begin. Groups beyond the last move back to be whole: some
 // outputs are computed twice, to the same bits.
 INLINE void place_groups(uint32_t at[GROUPS], uint32_t o, uint32_t n_out)

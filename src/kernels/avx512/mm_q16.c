@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Q8_0 weights by 16-bit activations, for AVX-512 VNNI.
+// Q8_0 and MXFP4 weights by 16-bit activations, for AVX-512 VNNI.
 //
 // Many rows: 64 weight rows, a few blocks of each, are widened once into a panel where lane o of a
 // group of 16 holds two consecutive elements of output o; VPDPWSSD by a broadcast of two
@@ -13,7 +13,7 @@
 
 #if defined(__x86_64__)
 #include "kernels/avx2/avx2.h"
-#include "kernels/avx512/mm_impl.h"
+#include "kernels/avx512/mxfp4_impl.h"
 
 #include <assert.h>
 
@@ -28,49 +28,90 @@ struct panel_block {
 struct scratch {
     struct panel_block panel[PANEL_BLOCKS];
     struct acc acc;
-    uint8_t copy[LANES * PANEL_BLOCKS * TD_Q8_0_BYTES];
+    uint8_t copy[LANES * PANEL_BLOCKS * TD_Q8_0_BYTES]; // MXFP4's are smaller
 };
 _Static_assert(sizeof(struct scratch) <= TD_MM_SCRATCH_BYTES, "fits");
 
-// Scales of one block of the 16 rows. They travel through memory: the load and store ports idle
-// here while the vector ports are what limits.
-INLINE void gather16(uint16_t *out, const uint8_t *p, size_t stride)
+INLINE size_t block_bytes(enum td_type type)
 {
-    TD_UNROLL
-    for (int o = 0; o < LANES; o++) out[o] = td_load_u16(p + (size_t)o * stride);
+    return type == TD_MXFP4 ? TD_MXFP4_BYTES : TD_Q8_0_BYTES;
 }
 
-// 16 elements of the 16 rows -> eight vectors of pairs of words.
-INLINE void unpack_half(uint8_t (*out)[GROUPS][4 * LANES], uint32_t g, const uint8_t *p,
-                        size_t stride)
+// Scales of one block of the 16 rows: E8M0, or binary16. They travel through memory: the load and
+// store ports idle here.
+INLINE void gather16(enum td_type type, uint16_t *out, const uint8_t *p, size_t stride)
 {
-    // Bytes 0 2 1 3 of a dword: then even and odd bytes are its two pairs.
+    TD_UNROLL
+    for (int o = 0; o < LANES; o++) {
+        const uint8_t *at = p + (size_t)o * stride;
+        out[o] = type == TD_MXFP4 ? *at : td_load_u16(at);
+    }
+}
+
+INLINE __m512 scales16(enum td_type type, const uint16_t *d)
+{
+    return type == TD_MXFP4 ? e8m0_half16(_mm512_cvtepu16_epi32(load256(d)))
+                            : _mm512_cvtph_ps(load256(d));
+}
+
+// Two pairs of words of each dword of bytes, which are elements 0 2 1 3: even and odd bytes.
+INLINE void put_pairs(uint8_t (*out)[GROUPS][4 * LANES], uint32_t g, __m512i bytes)
+{
+    const __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 8);
+    _mm512_storeu_si512(out[0][g], even);
+    _mm512_storeu_si512(out[1][g], _mm512_srai_epi16(bytes, 8));
+}
+
+// 16 bytes of each of the 16 rows, bytes 1 and 2 of each dword changed over -> their dwords.
+INLINE void dwords16(__m512i dwords[4], const uint8_t *p, size_t stride)
+{
     const __m512i order =
         _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15));
-    __m512i v[4], dwords[4];
+    __m512i v[4];
     TD_UNROLL
     for (int i = 0; i < 4; i++) {
         v[i] = _mm512_shuffle_epi8(load4(p + (size_t)i * stride, 4 * stride), order);
     }
     transpose4(dwords, v);
+}
+
+// One block of group g.
+INLINE void unpack_block(enum td_type type, struct panel_block *panel, uint32_t g, const uint8_t *p,
+                         size_t stride)
+{
+    __m512i dwords[4];
+    if (type == TD_MXFP4) {
+        const __m512i values = _mm512_broadcast_i32x4(load128(td_e2m1_doubled));
+        const __m512i nibble = _mm512_set1_epi8(15);
+        dwords16(dwords, p + 1, stride);
+        TD_UNROLL
+        for (int k = 0; k < 4; k++) {
+            const __m512i lo = _mm512_and_si512(dwords[k], nibble);
+            const __m512i hi = _mm512_and_si512(_mm512_srli_epi16(dwords[k], 4), nibble);
+            put_pairs(panel->words + 2 * k, g, _mm512_shuffle_epi8(values, lo));
+            put_pairs(panel->words + 8 + 2 * k, g, _mm512_shuffle_epi8(values, hi));
+        }
+        return;
+    }
     TD_UNROLL
-    for (int k = 0; k < 4; k++) {
-        const __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(dwords[k], 8), 8);
-        _mm512_storeu_si512(out[2 * k][g], even);
-        _mm512_storeu_si512(out[2 * k + 1][g], _mm512_srai_epi16(dwords[k], 8));
+    for (int half = 0; half < 2; half++) {
+        dwords16(dwords, p + 2 + 16 * half, stride);
+        TD_UNROLL
+        for (int k = 0; k < 4; k++) put_pairs(panel->words + 8 * half + 2 * k, g, dwords[k]);
     }
 }
 
 // Group g of the panel.
-INLINE void unpack(struct panel_block *panel, uint32_t g, const struct rows16 *w)
+INLINE void unpack(enum td_type type, struct scratch *s, uint32_t g, const struct rows16 *w)
 {
+    struct panel_block *panel = s->panel;
+    const size_t bytes = block_bytes(type);
     const uint8_t *p = w->p;
-    uint16_t d16[PANEL_BLOCKS][LANES];
-    for (uint32_t b = 0; b < w->n_blocks; b++) gather16(d16[b], p + b * TD_Q8_0_BYTES, w->stride);
-    for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_Q8_0_BYTES, panel++) {
-        unpack_half(panel->words, g, p + 2, w->stride);
-        unpack_half(panel->words + 8, g, p + 18, w->stride);
-        _mm512_storeu_ps(panel->scale[g], _mm512_cvtph_ps(load256(d16[b])));
+    uint16_t d[PANEL_BLOCKS][LANES];
+    for (uint32_t b = 0; b < w->n_blocks; b++) gather16(type, d[b], p + b * bytes, w->stride);
+    for (uint32_t b = 0; b < w->n_blocks; b++, p += bytes, panel++) {
+        unpack_block(type, panel, g, p, w->stride);
+        _mm512_storeu_ps(panel->scale[g], scales16(type, d[b]));
     }
 }
 
@@ -130,34 +171,34 @@ __attribute__((noinline)) TARGET static void tile_any(uint32_t n, const struct t
 }
 
 // Many rows.
-INLINE void panels(struct scratch *s, float *const *y, const uint8_t *w, const void *const *x,
-                   uint32_t n_in, uint32_t n_out, uint32_t n_rows)
+INLINE void panels(enum td_type type, struct scratch *s, float *const *y, const uint8_t *w,
+                   const void *const *x, struct shape n)
 {
-    const uint32_t n_blocks = n_in / TD_QK;
-    const size_t stride = n_blocks * TD_Q8_0_BYTES;
-    const uint32_t n = td_min_u32(n_out, LANES);
-    const uint32_t n_tiles = (n_rows + TILE_ROWS - 1) / TILE_ROWS;
-    for (uint32_t o = 0; o < n_out; o += GROUPS * LANES) {
+    const uint32_t n_blocks = n.in / TD_QK;
+    const size_t bytes = block_bytes(type), stride = n_blocks * bytes;
+    const size_t panel_bytes = PANEL_BLOCKS * bytes;
+    const uint32_t n_group = td_min_u32(n.out, LANES);
+    const uint32_t n_tiles = (n.rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (uint32_t o = 0; o < n.out; o += GROUPS * LANES) {
         uint32_t at[GROUPS];
-        place_groups(at, o, n_out);
+        place_groups(at, o, n.out);
         const uint8_t *ahead = w + o * stride;
-        fetch_share(ahead, stride, PANEL_BLOCKS * TD_Q8_0_BYTES, 0, 1);
+        fetch_share(ahead, stride, panel_bytes, 0, 1);
         for (uint32_t b = 0; b < n_blocks; b += PANEL_BLOCKS) {
-            ahead += PANEL_BLOCKS * TD_Q8_0_BYTES;
+            ahead += panel_bytes;
             const bool is_last = b + PANEL_BLOCKS >= n_blocks;
-            const struct tile t = {s, b, td_min_u32(PANEL_BLOCKS, n_blocks - b), n_in};
+            const struct tile t = {s, b, td_min_u32(PANEL_BLOCKS, n_blocks - b), n.in};
             for (uint32_t g = 0; g < GROUPS; g++) {
-                struct rows16 rows = {w + at[g] * stride + b * TD_Q8_0_BYTES, stride, b,
-                                      t.n_blocks};
-                if (n < LANES) copy_rows(TD_Q8_0_BYTES, s->copy, &rows, n);
-                unpack(s->panel, g, &rows);
+                struct rows16 rows = {w + at[g] * stride + b * bytes, stride, b, t.n_blocks};
+                if (n_group < LANES) copy_rows(bytes, s->copy, &rows, n_group);
+                unpack(type, s, g, &rows);
             }
             for (uint32_t i = 0, r = 0, m; i < n_tiles; i++, r += m) {
-                m = tile_rows(n_rows, r, n_tiles - i);
-                load_acc(&s->acc, b == 0, y + r, m, at, first_lanes(n));
-                if (!is_last) fetch_share(ahead, stride, PANEL_BLOCKS * TD_Q8_0_BYTES, i, n_tiles);
+                m = tile_rows(n.rows, r, n_tiles - i);
+                load_acc(&s->acc, b == 0, y + r, m, at, first_lanes(n_group));
+                if (!is_last) fetch_share(ahead, stride, panel_bytes, i, n_tiles);
                 tile_any(m, &t, x + r);
-                store_acc(&s->acc, y + r, m, at, first_lanes(n));
+                store_acc(&s->acc, y + r, m, at, first_lanes(n_group));
             }
         }
     }
@@ -170,7 +211,17 @@ TARGET void td_mm_q8_0_q16_avx512(float *const *y, const void *w, const void *co
     if (n_rows == 1)
         td_mm_q8_0_q16_avx2(y, w, x, n_in, n_out, n_rows, scratch);
     else
-        panels(scratch, y, w, x, n_in, n_out, n_rows);
+        panels(TD_Q8_0, scratch, y, w, x, (struct shape){n_in, n_out, n_rows});
+}
+
+TARGET void td_mm_mxfp4_q16_avx512(float *const *y, const void *w, const void *const *x,
+                                   uint32_t n_in, uint32_t n_out, uint32_t n_rows, void *scratch)
+{
+    assert(n_in % TD_QK == 0);
+    if (n_rows == 1)
+        td_mm_mxfp4_q16_avx2(y, w, x, n_in, n_out, n_rows, scratch);
+    else
+        panels(TD_MXFP4, scratch, y, w, x, (struct shape){n_in, n_out, n_rows});
 }
 
 #endif

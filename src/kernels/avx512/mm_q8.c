@@ -16,13 +16,12 @@
 #include "kernels/avx512/avx512.h"
 
 #if defined(__x86_64__)
-#include "kernels/avx512/mm_impl.h"
+#include "kernels/avx512/mxfp4_impl.h"
 
 #include <assert.h>
 
 #define PANEL_BLOCKS 15u   // fits 48 KB of L1 with a tile's activations; at most 16, see start
 #define FETCH_BYTES  8192u // see few; 6, 8, 12 and 16 KB were as good
-#define OFFSET       12    // of the codes, see above
 
 // A block of 64 outputs: codes[k][g] holds elements 4 * k to 4 * k + 3 of group g's outputs.
 struct panel_block {
@@ -46,17 +45,6 @@ INLINE void gather16(uint8_t *out, const uint8_t *p, size_t stride)
     for (int o = 0; o < LANES; o++) out[o] = p[(size_t)o * stride];
 }
 
-// td_e8m0_half of 16 numbers from 0 to 255.
-INLINE __m512 e8m0_half16(__m512i e)
-{
-    // 2^(e - 128) has the exponent e - 1; below 2^-126 it is the top bits of the mantissa instead.
-    __m512i bits = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
-    const __mmask16 small = _mm512_cmplt_epu32_mask(e, _mm512_set1_epi32(2));
-    bits = _mm512_mask_sllv_epi32(bits, small, _mm512_set1_epi32(0x00200000), e);
-    const __mmask16 nan = _mm512_cmpeq_epi32_mask(e, _mm512_set1_epi32(255));
-    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(bits, nan, _mm512_set1_epi32(0x7fc00000)));
-}
-
 // ---- few rows ---------------------------------------------------------------------------------
 
 #define FEW     4 // weight rows at a time, and blocks
@@ -73,24 +61,6 @@ struct row {
     const float *d;
     const int32_t *s;
 };
-
-// Codes from both nibbles of 64 bytes.
-INLINE void codes(bool has_vbmi, __m512i v, __m512i *lo, __m512i *hi)
-{
-    const __m512i plus12 = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-    const __m512i high = _mm512_srli_epi16(v, 4);
-    if (has_vbmi) {
-        // Looks at six bits of each byte, in a table that is four times the same: no mask is
-        // needed.
-        __asm__("vpermb %2, %1, %0" : "=v"(*lo) : "v"(v), "v"(plus12));
-        __asm__("vpermb %2, %1, %0" : "=v"(*hi) : "v"(high), "v"(plus12));
-    } else {
-        const __m512i nibble = _mm512_set1_epi8(15);
-        *lo = _mm512_shuffle_epi8(plus12, _mm512_and_si512(v, nibble));
-        *hi = _mm512_shuffle_epi8(plus12, _mm512_and_si512(high, nibble));
-    }
-}
 
 // Each lane has one of these words, then each dword of a lane is shifted by so much.
 INLINE __m512i by_lane(int a, int b, int c, int d)

@@ -13,6 +13,7 @@ td_mm_fn td_mm_q8_0_f32_generic;
 td_mm_fn td_mm_mxfp4_f32_generic;
 td_mm_fn td_mm_mxfp4_q8_generic;
 td_mm_fn td_mm_q8_0_q16_generic;
+td_mm_fn td_mm_mxfp4_q16_generic;
 
 void td_quantize_q16_generic(void *restrict y, const float *x, uint32_t n);
 void td_quantize_q8_generic(void *restrict y, const float *x, uint32_t n);

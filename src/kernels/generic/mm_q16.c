@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// 16-bit activations and their product with Q8_0 weights.
+// 16-bit activations and their products with Q8_0 and MXFP4 weights.
 #include "kernels/generic/generic.h"
 #include "kernels/kernels_impl.h"
 
@@ -58,5 +58,32 @@ void td_mm_q8_0_q16_generic(float *const *y, const void *w, const void *const *x
     const uint8_t *wo = w;
     for (uint32_t o = 0; o < n_out; o++, wo += n_in / TD_QK * TD_Q8_0_BYTES) {
         for (uint32_t r = 0; r < n_rows; r++) y[r][o] = dot_q8_0_q16(wo, x[r], n_in);
+    }
+}
+
+static float dot_mxfp4_q16(const uint8_t *w, const void *x, uint32_t n)
+{
+    const int16_t *q = x;
+    const float *d = td_q16_d(x, n);
+    float acc = 0.0f;
+    for (uint32_t b = 0; b < n / TD_QK; b++, w += TD_MXFP4_BYTES, q += TD_QK) {
+        int32_t isum = 0;
+        for (int i = 0; i < TD_QK / 2; i++) {
+            isum += td_e2m1_doubled[w[1 + i] & 15] * q[i];
+            isum += td_e2m1_doubled[w[1 + i] >> 4] * q[i + TD_QK / 2];
+        }
+        acc = fmaf(td_f32_of_bits(td_e8m0_half[w[0]]) * d[b], (float)isum, acc);
+    }
+    return acc;
+}
+
+void td_mm_mxfp4_q16_generic(float *const *y, const void *w, const void *const *x, uint32_t n_in,
+                             uint32_t n_out, uint32_t n_rows, void *scratch)
+{
+    (void)scratch;
+    assert(n_in % TD_QK == 0);
+    const uint8_t *wo = w;
+    for (uint32_t o = 0; o < n_out; o++, wo += n_in / TD_QK * TD_MXFP4_BYTES) {
+        for (uint32_t r = 0; r < n_rows; r++) y[r][o] = dot_mxfp4_q16(wo, x[r], n_in);
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Q8_0 weights by 16-bit activations, for Arm with SDOT, and with SMMLA where there is i8mm.
+// Q8_0 and MXFP4 weights by 16-bit activations, for Arm with SDOT, and with SMMLA where there is
+// i8mm.
 //
 // An activation is 256 * high + 128 + low, both signed bytes, so a product with SDOT is
 //   256 * sum(high * w) + sum(low * w) + 128 * sum(w):
@@ -24,7 +25,7 @@
 
 struct scratch {
     uint8_t panel[PANEL_BLOCKS * PANEL_BLOCK_BYTES];
-    uint8_t copy[LANES * COPY_BLOCKS * TD_Q8_0_BYTES];
+    uint8_t copy[LANES * COPY_BLOCKS * TD_Q8_0_BYTES]; // MXFP4's are smaller
 };
 _Static_assert(sizeof(struct scratch) <= TD_MM_SCRATCH_BYTES, "fits");
 
@@ -44,8 +45,33 @@ INLINE int8x16_t low16(const uint8_t *q)
     return veorq_s8(vuzp1q_s8(load_s8(q), load_s8(q + 16)), vdupq_n_s8(-128));
 }
 
-INLINE struct f32x8 scales8(const uint8_t *p, size_t stride)
+INLINE size_t block_bytes(enum td_type type)
 {
+    return type == TD_MXFP4 ? TD_MXFP4_BYTES : TD_Q8_0_BYTES;
+}
+
+// One block of a row: elements 0-15 and 16-31.
+INLINE void codes(enum td_type type, const uint8_t *p, int8x16_t *lo, int8x16_t *hi)
+{
+    if (type == TD_MXFP4) {
+        const int8x16_t values = vld1q_s8(td_e2m1_doubled);
+        const uint8x16_t v = vld1q_u8(p + 1);
+        *lo = vqtbl1q_s8(values, vandq_u8(v, vdupq_n_u8(15)));
+        *hi = vqtbl1q_s8(values, vshrq_n_u8(v, 4));
+    } else {
+        *lo = load_s8(p + 2);
+        *hi = load_s8(p + 18);
+    }
+}
+
+INLINE struct f32x8 scales8(enum td_type type, const uint8_t *p, size_t stride)
+{
+    if (type == TD_MXFP4) {
+        uint32_t bits[LANES];
+        for (int o = 0; o < LANES; o++) bits[o] = td_e8m0_half[p[(size_t)o * stride]];
+        return (struct f32x8){
+            {vreinterpretq_f32_u32(vld1q_u32(bits)), vreinterpretq_f32_u32(vld1q_u32(bits + 4))}};
+    }
     uint16_t half[LANES];
     for (int o = 0; o < LANES; o++) half[o] = td_load_u16(p + (size_t)o * stride);
     return (struct f32x8){{vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(half))),
@@ -53,22 +79,22 @@ INLINE struct f32x8 scales8(const uint8_t *p, size_t stride)
 }
 
 // Products of the rows with one activation row (q, d: from the rows' first block), from acc on.
-INLINE struct f32x8 one_row(const struct rows8 *w, const uint8_t *q, const float *d,
-                            struct f32x8 acc)
+INLINE struct f32x8 one_row(enum td_type type, const struct rows8 *w, const uint8_t *q,
+                            const float *d, struct f32x8 acc)
 {
     const int8x16_t ones = vdupq_n_s8(1);
     const uint8_t *p = w->p;
-    for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_Q8_0_BYTES, q += 2 * TD_QK) {
+    for (uint32_t b = 0; b < w->n_blocks; b++, p += block_bytes(type), q += 2 * TD_QK) {
         const int8x16_t high_lo = high16(q), high_hi = high16(q + TD_QK);
         const int8x16_t low_lo = low16(q), low_hi = low16(q + TD_QK);
-        const struct f32x8 dw = scales8(p, w->stride);
+        const struct f32x8 dw = scales8(type, p, w->stride);
         TD_UNROLL
         for (int g = 0; g < 2; g++) {
             int32x4_t v[4];
             TD_UNROLL
             for (int i = 0; i < 4; i++) {
-                const uint8_t *row = p + (size_t)(4 * g + i) * w->stride;
-                const int8x16_t lo = load_s8(row + 2), hi = load_s8(row + 18);
+                int8x16_t lo, hi;
+                codes(type, p + (size_t)(4 * g + i) * w->stride, &lo, &hi);
                 int32x4_t sum = DOT(DOT(vdupq_n_s32(0), lo, high_lo), hi, high_hi);
                 sum = DOT(DOT(vaddq_s32(sum, sum), lo, ones), hi, ones);
                 v[i] = DOT(DOT(vshlq_n_s32(sum, 7), lo, low_lo), hi, low_hi);
@@ -80,20 +106,19 @@ INLINE struct f32x8 one_row(const struct rows8 *w, const uint8_t *q, const float
 }
 
 // Eight weight rows as they go into the panel: each block's codes by put, then what all ways share.
-INLINE void unpack_by(void (*put)(uint8_t *panel, const int8x16_t *lo, const int8x16_t *hi),
+INLINE void unpack_by(enum td_type type,
+                      void (*put)(uint8_t *panel, const int8x16_t *lo, const int8x16_t *hi),
                       uint8_t *panel, const struct rows8 *w)
 {
     const int8x16_t by128 = vdupq_n_s8(-128);
     const uint8_t *p = w->p;
-    for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_Q8_0_BYTES, panel += PANEL_BLOCK_BYTES) {
-        const struct f32x8 d = scales8(p, w->stride);
+    for (uint32_t b = 0; b < w->n_blocks; b++, p += block_bytes(type), panel += PANEL_BLOCK_BYTES) {
+        const struct f32x8 d = scales8(type, p, w->stride);
         int8x16_t lo[8], hi[8];
         int32x4_t v[8];
         TD_UNROLL
         for (int i = 0; i < 8; i++) {
-            const uint8_t *row = p + (size_t)i * w->stride;
-            lo[i] = load_s8(row + 2);
-            hi[i] = load_s8(row + 18);
+            codes(type, p + (size_t)i * w->stride, &lo[i], &hi[i]);
             v[i] = DOT(DOT(vdupq_n_s32(0), lo[i], by128), hi[i], by128);
         }
         put(panel, lo, hi);
@@ -114,9 +139,14 @@ INLINE void put_dwords(uint8_t *panel, const int8x16_t *lo, const int8x16_t *hi)
     }
 }
 
-TARGET static void unpack(uint8_t *panel, const struct rows8 *w)
+TARGET static void unpack_q8_0(uint8_t *panel, const struct rows8 *w)
 {
-    unpack_by(put_dwords, panel, w);
+    unpack_by(TD_Q8_0, put_dwords, panel, w);
+}
+
+TARGET static void unpack_mxfp4(uint8_t *panel, const struct rows8 *w)
+{
+    unpack_by(TD_MXFP4, put_dwords, panel, w);
 }
 
 // For each eight elements, four pairs of outputs.
@@ -136,9 +166,14 @@ INLINE void put_pairs(uint8_t *panel, const int8x16_t *lo, const int8x16_t *hi)
     }
 }
 
-TARGET static void unpack_pairs(uint8_t *panel, const struct rows8 *w)
+TARGET static void unpack_q8_0_pairs(uint8_t *panel, const struct rows8 *w)
 {
-    unpack_by(put_pairs, panel, w);
+    unpack_by(TD_Q8_0, put_pairs, panel, w);
+}
+
+TARGET static void unpack_mxfp4_pairs(uint8_t *panel, const struct rows8 *w)
+{
+    unpack_by(TD_MXFP4, put_pairs, panel, w);
 }
 
 // What a tile needs besides its rows.
@@ -267,6 +302,7 @@ TARGET_I8MM static void tile_pairs(uint32_t n, const struct tile *t, float *cons
 
 // How a panel is made and used.
 struct way {
+    enum td_type type;
     void (*unpack)(uint8_t *panel, const struct rows8 *w);
     void (*tile)(uint32_t n, const struct tile *t, float *const *y, const void *const *x);
 };
@@ -276,21 +312,21 @@ INLINE void mm(const struct way *way, float *const *y, const uint8_t *w, const v
 {
     assert(n_in % TD_QK == 0);
     const uint32_t n_blocks = n_in / TD_QK;
-    const size_t stride = n_blocks * TD_Q8_0_BYTES;
+    const size_t bytes = block_bytes(way->type), stride = n_blocks * bytes;
     const uint32_t n = td_min_u32(n_out, LANES);
     const uint32_t step = n < LANES ? COPY_BLOCKS : n_rows == 1 ? n_blocks : PANEL_BLOCKS;
     for (uint32_t i = 0; i < n_out; i += LANES) {
         // The last group moves back to be whole; its first outputs are written twice.
         const uint32_t o = td_min_u32(i, n_out - n);
         for (uint32_t b = 0; b < n_blocks; b += step) {
-            struct rows8 g = {w + o * stride + b * TD_Q8_0_BYTES, stride, b,
+            struct rows8 g = {w + o * stride + b * bytes, stride, b,
                               td_min_u32(step, n_blocks - b)};
-            if (n < LANES) copy_rows(TD_Q8_0_BYTES, s->copy, &g, n);
+            if (n < LANES) copy_rows(bytes, s->copy, &g, n);
             if (n_rows == 1) {
                 struct f32x8 acc = {{vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)}};
                 if (b) acc = load_y(y[0] + o, n);
                 const uint8_t *q = (const uint8_t *)x[0] + (size_t)b * TD_QK * 2;
-                acc = one_row(&g, q, td_q16_d(x[0], n_in) + b, acc);
+                acc = one_row(way->type, &g, q, td_q16_d(x[0], n_in) + b, acc);
                 store_y(y[0] + o, acc, n);
                 continue;
             }
@@ -309,14 +345,28 @@ INLINE void mm(const struct way *way, float *const *y, const uint8_t *w, const v
 TARGET void td_mm_q8_0_q16_neon(float *const *y, const void *w, const void *const *x, uint32_t n_in,
                                 uint32_t n_out, uint32_t n_rows, void *scratch)
 {
-    static const struct way sdot = {unpack, tile_any};
+    static const struct way sdot = {TD_Q8_0, unpack_q8_0, tile_any};
     mm(&sdot, y, w, x, n_in, n_out, n_rows, scratch);
 }
 
 TARGET void td_mm_q8_0_q16_i8mm(float *const *y, const void *w, const void *const *x, uint32_t n_in,
                                 uint32_t n_out, uint32_t n_rows, void *scratch)
 {
-    static const struct way smmla = {unpack_pairs, tile_pairs};
+    static const struct way smmla = {TD_Q8_0, unpack_q8_0_pairs, tile_pairs};
+    mm(&smmla, y, w, x, n_in, n_out, n_rows, scratch);
+}
+
+TARGET void td_mm_mxfp4_q16_neon(float *const *y, const void *w, const void *const *x,
+                                 uint32_t n_in, uint32_t n_out, uint32_t n_rows, void *scratch)
+{
+    static const struct way sdot = {TD_MXFP4, unpack_mxfp4, tile_any};
+    mm(&sdot, y, w, x, n_in, n_out, n_rows, scratch);
+}
+
+TARGET void td_mm_mxfp4_q16_i8mm(float *const *y, const void *w, const void *const *x,
+                                 uint32_t n_in, uint32_t n_out, uint32_t n_rows, void *scratch)
+{
+    static const struct way smmla = {TD_MXFP4, unpack_mxfp4_pairs, tile_pairs};
     mm(&smmla, y, w, x, n_in, n_out, n_rows, scratch);
 }
 

@@ -14,8 +14,10 @@ td_mm_fn td_mm_q8_0_f32_neon;
 td_mm_fn td_mm_mxfp4_f32_neon;
 td_mm_fn td_mm_mxfp4_q8_neon;
 td_mm_fn td_mm_q8_0_q16_neon;
+td_mm_fn td_mm_mxfp4_q16_neon;
 td_mm_fn td_mm_mxfp4_q8_i8mm;
 td_mm_fn td_mm_q8_0_q16_i8mm;
+td_mm_fn td_mm_mxfp4_q16_i8mm;
 
 void td_quantize_q8_neon(void *restrict y, const float *x, uint32_t n);
 void td_quantize_q16_neon(void *restrict y, const float *x, uint32_t n);
