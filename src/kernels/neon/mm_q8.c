@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 // MXFP4 weights by 8-bit activations, for Arm with SDOT, and with SMMLA where there is i8mm.
 //
-// Eight outputs are computed together, in the lanes of two vectors, so that the one float operation
-// per block and output, whose order is fixed, costs a quarter. Two ways to their integer sums:
-//   few rows:  weights stay as they are in the file; the four partial sums of each row are folded
-//              by pairwise additions;
+// Several outputs are computed together, in the lanes of a vector or two, so that the one float
+// operation per block and output, whose order is fixed, costs a quarter. Two ways to their integer
+// sums:
+//   few rows:  weights stay as they are in the file and each is unpacked once for all activation
+//              rows; four weight rows at a time are read nearly as they lie in memory, which is the
+//              limit here; the four partial sums of each are folded by pairwise additions;
 //   many rows: the eight weight rows are unpacked once into a panel where a lane holds four
 //              consecutive elements of its output, so that SDOT by a lane of the activations does
 //              the rest. SMMLA multiplies two rows of eight by two rows of eight, twice the work of
@@ -20,8 +22,10 @@
 // Blocks of eight outputs in the panel: codes, then scales.
 #define PANEL_BLOCK_BYTES (TD_QK * LANES + 4 * LANES)
 #define PANEL_BLOCKS      512u
-#define COPY_BLOCKS       64u // see copy_rows
-#define MIN_PANEL_ROWS    3   // from here on unpacking pays
+#define COPY_BLOCKS       64u   // see copy_rows
+#define MAX_FEW           4     // activation rows; from here on a panel pays, by count
+#define FEW               4     // weight rows at a time
+#define FETCH_BYTES       8192u // so far ahead of them the next are fetched
 
 struct scratch {
     uint8_t panel[PANEL_BLOCKS * PANEL_BLOCK_BYTES];
@@ -46,29 +50,79 @@ INLINE struct f32x8 scales8(const uint8_t *p, size_t stride)
         {vreinterpretq_f32_u32(vld1q_u32(bits)), vreinterpretq_f32_u32(vld1q_u32(bits + 4))}};
 }
 
-// Products of the rows with one activation row, from acc on.
-INLINE struct f32x8 few_rows(const struct rows8 *w, const void *x, uint32_t n_in, struct f32x8 acc)
+// Four weight rows, from their first block on.
+struct rows4 {
+    const uint8_t *p[FEW];
+};
+
+// Scales of block b; lane r has that of weight row r.
+INLINE float32x4_t scales4(const struct rows4 *w, uint32_t b)
 {
-    const int8_t *q = (const int8_t *)x + (size_t)w->first * TD_QK;
-    const float *d = td_q8_d(x, n_in) + w->first;
-    const uint8_t *p = w->p;
-    for (uint32_t b = 0; b < w->n_blocks; b++, p += TD_MXFP4_BYTES, q += TD_QK) {
-        const int8x16_t x_lo = vld1q_s8(q);
-        const int8x16_t x_hi = vld1q_s8(q + 16);
-        const struct f32x8 dw = scales8(p, w->stride);
+    uint32x4_t bits = vdupq_n_u32(0);
+    const size_t at = (size_t)b * TD_MXFP4_BYTES;
+    bits = vld1q_lane_u32(&td_e8m0_half[w->p[0][at]], bits, 0);
+    bits = vld1q_lane_u32(&td_e8m0_half[w->p[1][at]], bits, 1);
+    bits = vld1q_lane_u32(&td_e8m0_half[w->p[2][at]], bits, 2);
+    bits = vld1q_lane_u32(&td_e8m0_half[w->p[3][at]], bits, 3);
+    return vreinterpretq_f32_u32(bits);
+}
+
+// Products of four weight rows with n activation rows, n a constant: of activation row i in acc[i],
+// one lane for each weight row. ahead: what is fetched meanwhile, as many bytes as they have.
+INLINE void few_rows(int n, float32x4_t acc[MAX_FEW], const struct rows4 *w, const void *const *x,
+                     uint32_t n_in, const uint8_t *ahead)
+{
+    TD_UNROLL
+    for (int i = 0; i < n; i++) acc[i] = vdupq_n_f32(0.0f);
+    for (uint32_t b = 0; b < n_in / TD_QK; b++) {
+        td_fetch(ahead + (size_t)b * FEW * TD_MXFP4_BYTES, FEW * TD_MXFP4_BYTES);
+        int32x4_t v[MAX_FEW][FEW];
         TD_UNROLL
-        for (int g = 0; g < 2; g++) {
-            int32x4_t v[4];
+        for (int r = 0; r < FEW; r++) {
+            int8x16_t lo, hi;
+            codes(w->p[r] + (size_t)b * TD_MXFP4_BYTES, &lo, &hi);
             TD_UNROLL
-            for (int i = 0; i < 4; i++) {
-                int8x16_t lo, hi;
-                codes(p + (size_t)(4 * g + i) * w->stride, &lo, &hi);
-                v[i] = DOT(DOT(vdupq_n_s32(0), lo, x_lo), hi, x_hi);
+            for (int i = 0; i < n; i++) {
+                const int8_t *q = (const int8_t *)x[i] + (size_t)b * TD_QK;
+                v[i][r] = DOT(DOT(vdupq_n_s32(0), lo, vld1q_s8(q)), hi, vld1q_s8(q + 16));
             }
-            acc.v[g] = add_block(acc.v[g], dw.v[g], d[b], sums4(v));
         }
+        const float32x4_t dw = scales4(w, b);
+        TD_UNROLL
+        for (int i = 0; i < n; i++)
+            acc[i] = add_block(acc[i], dw, td_q8_d(x[i], n_in)[b], sums4(v[i]));
     }
-    return acc;
+}
+
+// All outputs of n activation rows, n a constant.
+INLINE void few_n(int n, float *const *y, const uint8_t *w, const void *const *x, uint32_t n_in,
+                  uint32_t n_out)
+{
+    const size_t stride = n_in / TD_QK * TD_MXFP4_BYTES;
+    const uint32_t n_w = td_min_u32(n_out, FEW);
+    td_fetch(w, FETCH_BYTES);
+    for (uint32_t i_out = 0; i_out < n_out; i_out += FEW) {
+        // The last group moves back to be whole: its first outputs are written twice; fewer than
+        // four have the last one repeated.
+        const uint32_t o = td_min_u32(i_out, n_out - n_w);
+        struct rows4 rows;
+        for (uint32_t r = 0; r < FEW; r++) rows.p[r] = w + (o + td_min_u32(r, n_w - 1)) * stride;
+        float32x4_t acc[MAX_FEW];
+        few_rows(n, acc, &rows, x, n_in, rows.p[0] + FETCH_BYTES);
+        TD_UNROLL
+        for (int i = 0; i < n; i++) store_n(y[i] + o, acc[i], n_w);
+    }
+}
+
+TARGET static void few(float *const *y, const uint8_t *w, const void *const *x, uint32_t n_in,
+                       uint32_t n_out, uint32_t n_rows)
+{
+    switch (n_rows) {
+    case 1: few_n(1, y, w, x, n_in, n_out); return;
+    case 2: few_n(2, y, w, x, n_in, n_out); return;
+    case 3: few_n(3, y, w, x, n_in, n_out); return;
+    default: few_n(MAX_FEW, y, w, x, n_in, n_out); return;
+    }
 }
 
 TARGET static void unpack(uint8_t *panel, const struct rows8 *w)
@@ -217,33 +271,28 @@ INLINE void mm(const struct way *way, float *const *y, const uint8_t *w, const v
                uint32_t n_in, uint32_t n_out, uint32_t n_rows, struct scratch *s)
 {
     assert(n_in % TD_QK == 0);
+    if (n_rows <= MAX_FEW) {
+        few(y, w, x, n_in, n_out, n_rows);
+        return;
+    }
     const uint32_t n_blocks = n_in / TD_QK;
     const size_t stride = n_blocks * TD_MXFP4_BYTES;
     const uint32_t n = td_min_u32(n_out, LANES);
+    const uint32_t step = n < LANES ? COPY_BLOCKS : PANEL_BLOCKS;
     for (uint32_t i = 0; i < n_out; i += LANES) {
         // The last group moves back to be whole; its first outputs are written twice.
         const uint32_t o = td_min_u32(i, n_out - n);
-        uint32_t step = n_rows < MIN_PANEL_ROWS ? n_blocks : PANEL_BLOCKS;
-        if (n < LANES) step = COPY_BLOCKS;
         for (uint32_t b = 0; b < n_blocks; b += step) {
             struct rows8 g = {w + o * stride + b * TD_MXFP4_BYTES, stride, b,
                               td_min_u32(step, n_blocks - b)};
             if (n < LANES) copy_rows(TD_MXFP4_BYTES, s->copy, &g, n);
-            if (n_rows >= MIN_PANEL_ROWS) way->unpack(s->panel, &g);
+            way->unpack(s->panel, &g);
             const struct tile t = {s->panel, &g, n_in, n};
             for (uint32_t r = 0; r < n_rows; r += TILE_ROWS) {
                 float *yo[TILE_ROWS];
                 const uint32_t n_r = td_min_u32(n_rows - r, TILE_ROWS);
                 for (uint32_t j = 0; j < n_r; j++) yo[j] = y[r + j] + o;
-                if (n_rows >= MIN_PANEL_ROWS) {
-                    way->tile(n_r, &t, yo, x + r);
-                    continue;
-                }
-                for (uint32_t j = 0; j < n_r; j++) {
-                    struct f32x8 acc = {{vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)}};
-                    if (b) acc = load_y(yo[j], n);
-                    store_y(yo[j], few_rows(&g, x[r + j], n_in, acc), n);
-                }
+                way->tile(n_r, &t, yo, x + r);
             }
         }
     }
