@@ -173,7 +173,7 @@ static int start_daemon(struct td_http *h, struct td_error *err)
     h->mhd = MHD_start_daemon(flags, 0, NULL, NULL, http_on_request, h, MHD_OPTION_ARRAY, options,
                               MHD_OPTION_END);
     if (h->mhd) {
-        h->listen_fd = -1; // its own now
+        h->listen_fd = -1; // its own until td_http_drain
         return TD_OK;
     }
     return td_fail(err, cfg->tls_cert ? TD_EARG : TD_EIO, "the HTTP server did not start%s",
@@ -253,8 +253,11 @@ void td_http_drain(struct td_http *h)
         if (c->state == CONN_IDLE) (void)shutdown(c->fd, SHUT_RDWR);
     pthread_mutex_unlock(&h->lock);
     if (was_draining || !h->mhd) return;
-    const int fd = MHD_quiesce_daemon(h->mhd);
-    if (fd >= 0) close(fd);
+    h->listen_fd = MHD_quiesce_daemon(h->mhd);
+    // Whoever comes is refused from now on. It is closed after libmicrohttpd's thread has ended,
+    // which may be about to accept from it: the number of a closed one may be another socket's by
+    // then.
+    if (h->listen_fd >= 0) (void)shutdown(h->listen_fd, SHUT_RDWR);
 }
 
 static struct timespec when(uint32_t timeout_ms)

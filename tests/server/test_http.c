@@ -590,6 +590,40 @@ static void test_drain(void **state)
     shut();
 }
 
+// Comes and goes until it is told to end.
+static void *knock(void *arg)
+{
+    atomic_bool *ends = arg;
+    while (!atomic_load(ends)) {
+        struct client c;
+        (void)client_open(&c, g_rig.port);
+        client_close(&c);
+    }
+    return NULL;
+}
+
+// Those who come in the moment it closes are taken or refused; ThreadSanitizer watches the sockets.
+static void test_rush(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 30, N = 2 };
+    for (int i = 0; i < ROUNDS; i++) {
+        pthread_t crowd[N];
+        atomic_bool ends = false;
+        open_with((struct td_http_config){0});
+        for (int k = 0; k < N; k++)
+            assert_int_equal(pthread_create(&crowd[k], NULL, knock, &ends), 0);
+        expect(200, "GET /health", HOST, NULL);
+        if (i % 2) {
+            td_http_drain(g_rig.http);
+            assert_true(td_http_wait_idle(g_rig.http, CLIENT_WAIT_MS));
+        }
+        shut();
+        atomic_store(&ends, true);
+        for (int k = 0; k < N; k++) pthread_join(crowd[k], NULL);
+    }
+}
+
 static void test_close(void **state)
 {
     (void)state;
@@ -639,8 +673,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_slow_reader), cmocka_unit_test(test_leave),
         cmocka_unit_test(test_half_closed), cmocka_unit_test(test_slow_senders),
         cmocka_unit_test(test_crowd),       cmocka_unit_test(test_many),
-        cmocka_unit_test(test_drain),       cmocka_unit_test(test_close),
-        cmocka_unit_test(test_open_fails),
+        cmocka_unit_test(test_drain),       cmocka_unit_test(test_rush),
+        cmocka_unit_test(test_close),       cmocka_unit_test(test_open_fails),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }
