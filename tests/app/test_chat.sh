@@ -13,7 +13,7 @@ play() {
     : >"$TMP/err"
     "$PTY" "$TANDEM" run -m "$M" "$@" >"$TMP/out" 2>&1
     got=$?
-    [ $got -eq 77 ] && echo "skipped: no pseudo-terminal" && exit 77
+    [ $got -eq 77 ] && skip "no pseudo-terminal"
     [ $got -eq 0 ] || failed "the dialogue: $(tail -n 1 "$TMP/out")"
 }
 

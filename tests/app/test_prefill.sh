@@ -4,45 +4,6 @@
 # or the same answer when the other side goes away. Nothing here depends on how fast the machine is.
 PTY=$3
 . "$(dirname "$0")/lib.sh"
-XDG_CACHE_HOME=$TMP/cache
-export XDG_CACHE_HOME
-MINI=$(dirname "$0")/../../models/tandem-mini.gguf
-far=
-trap '[ -n "$far" ] && kill -9 $far 2>/dev/null; rm -rf "$TMP"' EXIT
-
-# serve ARGS...: starts the prefill side; $far is its process, $PEER its address.
-serve() {
-    : >"$TMP/far"
-    "$TANDEM" prefill --listen 127.0.0.1:0 -t 1 "$@" >"$TMP/far.out" 2>"$TMP/far" </dev/null &
-    far=$!
-    PEER=
-    for _ in $(seq 600); do
-        PEER=$(sed -n 's/^listening on \([0-9.]*:[0-9]*\),.*/\1/p' "$TMP/far")
-        [ -n "$PEER" ] && return
-        kill -0 $far 2>/dev/null || break
-        sleep 0.1
-    done
-    cp "$TMP/far" "$TMP/err"
-    failed "the prefill side did not start: $*"
-}
-# ended SIGNAL WANT: stops it and checks its exit code.
-ended() {
-    n_checks=$((n_checks + 1))
-    kill "-$1" $far 2>/dev/null
-    wait $far 2>/dev/null
-    got=$?
-    far=
-    [ "$got" = "$2" ] || { cp "$TMP/far" "$TMP/err"; failed "the prefill side: exit $got, not $2"; }
-}
-# began: waits until it has begun request number $1.
-began() {
-    for _ in $(seq 600); do
-        [ "$(grep -c ' began: ' "$TMP/far")" -ge "$1" ] && return
-        sleep 0.05
-    done
-    cp "$TMP/far" "$TMP/err"
-    failed "no request arrived"
-}
 # ids N [SEED]: token ids for a vocabulary of 1000 and more.
 ids() { awk -v n="$1" -v x="${2:-1}" 'BEGIN { for (i = 0; i < n; i++) { x = (x * 75 + 74) % 65537; print x % 1000 } }' >"$TMP/ids"; }
 field() { sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p" "$TMP/err" | tail -n 1; }
@@ -79,7 +40,7 @@ mistake 2 "not tokens per second" "$TANDEM" run -m $M -p hi --pace-prefill 5,6
 mistake 2 "'doctor' needs a machine" "$TANDEM" doctor
 
 # ---- the same bytes -------------------------------------------------------------------------
-serve -m $M $KEY --chunk 64
+peer -m $M $KEY --chunk 64
 for n in 1 2 63 64 65 199 300; do
     ids $n
     here
@@ -146,12 +107,14 @@ ok "$TANDEM" bench -m $M -t 1 --prefill "$PEER" $KEY -p 64 -r 2 -o json --save "
 out_has '"exposed_seconds"'
 same "$TMP/out" "$TMP/bench.json"
 grep -q ' done: 200 tokens' "$TMP/far" || { cp "$TMP/far" "$TMP/err"; failed "no line for a request"; }
-ended TERM 0
+stop far TERM
 
 # ---- in the clear; the shipped model; a conversation -------------------------------------------
-if [ -r "$MINI" ]; then
+if [ ! -r "$MINI" ]; then
+    without "models/tandem-mini.gguf is not there"
+else
     M=$MINI
-    serve -m "$M" --slots 2
+    peer -m "$M" --slots 2
     ids 500
     here
     there 0 --prefill-policy require
@@ -203,8 +166,9 @@ send \x04
 exit 0
 STEPS
     got=$?
+    [ $got -ne 77 ] || without "no pseudo-terminal"
     [ $got -eq 0 ] || [ $got -eq 77 ] || failed "the conversation: $(tail -n 1 "$TMP/out")"
-    ended INT 0
+    stop far INT
     M=synth:tiny
 fi
 
@@ -213,7 +177,7 @@ fi
 ids 900
 here
 SLOW="--pace-prefill 150 --chunk 32 --checkpoint 64"
-serve -m $M $KEY --pace-prefill 300 --chunk 32
+peer -m $M $KEY --pace-prefill 300 --chunk 32
 n_checks=$((n_checks + 1))
 "$PTY" "$TANDEM" eval -m "$M" --tokens "$TMP/ids" --logits "$TMP/there.npy" --last -t 1 --prefill "$PEER" \
     $KEY --prefill-policy require >"$TMP/out" 2>&1 <<'STEPS'
@@ -223,6 +187,7 @@ wait  here
 exit 0
 STEPS
 got=$?
+[ $got -ne 77 ] || without "no pseudo-terminal"
 [ $got -eq 0 ] || [ $got -eq 77 ] || failed "the live line: $(tail -n 1 "$TMP/out")"
 ids 900 2 # another prompt: this one is known there now
 here
@@ -237,7 +202,7 @@ same "$TMP/here.npy" "$TMP/there.npy"
 n_checks=$((n_checks + 1))
 case $(field path) in salvaged | local) ;; *) failed "path is '$(field path)'" ;; esac
 wait $far 2>/dev/null
-serve -m $M $KEY --pace-prefill 300 --chunk 32
+peer -m $M $KEY --pace-prefill 300 --chunk 32
 (
     began 2 # canary, prompt
     kill -9 $far

@@ -3,39 +3,10 @@
 # `tandem serve` from outside, with curl: what it answers, who may ask, how it ends. Nothing here
 # depends on how fast the machine is.
 . "$(dirname "$0")/lib.sh"
-command -v curl >/dev/null || exit 77
-XDG_CACHE_HOME=$TMP/cache
-export XDG_CACHE_HOME
-MINI=$(dirname "$0")/../../models/tandem-mini.gguf
-[ -r "$MINI" ] || exit 77
-server=
-trap '[ -n "$server" ] && kill -9 $server 2>/dev/null; rm -rf "$TMP"' EXIT
+command -v curl >/dev/null || skip "curl is not installed"
+[ -r "$MINI" ] || skip "models/tandem-mini.gguf is not there"
 unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
 
-# serve ARGS...: starts it; $server is its process, $URL its address.
-serve() {
-    : >"$TMP/log"
-    "$TANDEM" serve -m "$MINI" -t 1 --port 0 "$@" >"$TMP/server.out" 2>"$TMP/log" </dev/null &
-    server=$!
-    URL=
-    for _ in $(seq 600); do
-        URL=$(sed -n 's/^serving at \(https*:[^,]*\)\/, .*/\1/p' "$TMP/log")
-        [ -n "$URL" ] && return
-        kill -0 $server 2>/dev/null || break
-        sleep 0.1
-    done
-    cp "$TMP/log" "$TMP/err"
-    failed "the server did not start: $*"
-}
-# ended SIGNAL WANT: stops it and checks its exit code.
-ended() {
-    n_checks=$((n_checks + 1))
-    kill "-$1" $server 2>/dev/null
-    wait $server 2>/dev/null
-    got=$?
-    server=
-    [ "$got" = "$2" ] || { cp "$TMP/log" "$TMP/err"; failed "the server: exit $got, not $2"; }
-}
 get() { curl -sS -m 60 "$@" >"$TMP/out" 2>"$TMP/err" </dev/null; }
 # status WANT ARGS...: what curl is told.
 status() {
@@ -51,7 +22,7 @@ has() {
 }
 logged() {
     n_checks=$((n_checks + 1))
-    grep -q -e "$1" "$TMP/log" || { cp "$TMP/log" "$TMP/err"; failed "the log does not hold '$1'"; }
+    grep -q -e "$1" "$TMP/server" || { cp "$TMP/server" "$TMP/err"; failed "the log does not hold '$1'"; }
 }
 JSON='Content-Type: application/json'
 QUESTION='{"messages":[{"role":"user","content":"What is 58 + 27?"}],"temperature":0'
@@ -90,15 +61,15 @@ printf 'config = other\n' >"$TMP/conf"
 mistake 2 "makes no sense here" "$TANDEM" serve --config "$TMP/conf"
 mistake 1 "$TMP/none" "$TANDEM" serve --config "$TMP/none"
 printf '# of the server\n  slots = 3\n\nname = "the small one"\r\nctx=1k\nallow-public = false\n' >"$TMP/conf"
-serve --config "$TMP/conf" --slots 2 --log-format json
+serve -m "$MINI" --config "$TMP/conf" --slots 2 --log-format json
 logged 'model the small one .*, context 1024 tokens, 2 slots'
 status 200 "$URL/health"
 has '"slots":2'
-ended TERM 0
+stop server TERM
 logged '^{"time":"20.*"path":"/health","status":200,'
 
 # ---- answers ----------------------------------------------------------------------------------
-serve
+serve -m "$MINI"
 status 200 "$URL/v1/models"
 has '"id":"tandem-mini"'
 status 200 "$URL/v1/chat/completions" -H "$JSON" -d "$QUESTION}"
@@ -115,7 +86,7 @@ status 200 "$URL/"
 status 200 "$URL/metrics"
 has 'tandem_answers_total{result="done"} 2'
 logged 'POST /v1/chat/completions 200, .* prompt [0-9]* tokens (.* stop$'
-grep -q 'What' "$TMP/log" && failed "the log holds what was said"
+grep -q 'What' "$TMP/server" && failed "the log holds what was said"
 # The port is in use.
 PORT=${URL##*:}
 mistake 1 "in use" "$TANDEM" serve -m "$MINI" --port "$PORT"
@@ -138,22 +109,22 @@ kill -HUP $server
 curl -sSN -m 120 "$URL/v1/completions" -H "$JSON" -d "${LONG}1500}" >"$TMP/stream" 2>/dev/null </dev/null &
 client=$!
 for _ in $(seq 600); do [ -s "$TMP/stream" ] && break; sleep 0.05; done
-ended TERM 0
+stop server TERM
 wait $client
 n_checks=$((n_checks + 1))
 tail -n 3 "$TMP/stream" | grep -q 'data: \[DONE\]' || failed "the running answer was cut off"
 
 # A second signal, or a short patience, ends at once.
-serve --drain-timeout 0
+serve -m "$MINI" --drain-timeout 0
 : >"$TMP/stream"
 curl -sSN -m 60 "$URL/v1/completions" -H "$JSON" -d "${LONG}4000}" >"$TMP/stream" 2>/dev/null </dev/null &
 client=$!
 for _ in $(seq 600); do [ -s "$TMP/stream" ] && break; sleep 0.05; done
-ended INT 0
+stop server INT
 wait $client
 
 # ---- a key, other origins, all addresses --------------------------------------------------------
-serve --host 0.0.0.0 --api-key "$TMP/key" --cors https://good.example --allow-host box.lan
+serve -m "$MINI" --host 0.0.0.0 --api-key "$TMP/key" --cors https://good.example --allow-host box.lan
 URL=http://127.0.0.1:${URL##*:}
 status 401 "$URL/v1/models"
 status 401 "$URL/metrics"
@@ -165,26 +136,30 @@ status 401 "$URL/v1/models" -H 'Authorization: Bearer 0123456789abcdef0124'
 get -i -X OPTIONS "$URL/v1/models" -H 'Origin: https://good.example' -H 'Access-Control-Request-Method: GET'
 has 'Access-Control-Allow-Origin: https://good.example'
 logged 'travels in the clear'
-ended TERM 0
+stop server TERM
 
 # ---- what was said survives a restart -----------------------------------------------------------
 for turn in 1 2; do
-    serve --kv-disk "$TMP/kv"
+    serve -m "$MINI" --kv-disk "$TMP/kv"
     status 200 "$URL/v1/chat/completions" -H "$JSON" \
         -d "{\"messages\":[{\"role\":\"user\",\"content\":\"$(seq -s ' ' 400)\"}],\"max_tokens\":4,\"temperature\":0}"
-    ended TERM 0
+    stop server TERM
 done
 logged '([1-9][0-9]* reused)'
 
 # ---- TLS ----------------------------------------------------------------------------------------
-if command -v openssl >/dev/null && openssl req -x509 -newkey rsa:2048 -nodes -keyout "$TMP/tls.key" \
+if ! command -v openssl >/dev/null; then
+    without "openssl is not installed"
+elif openssl req -x509 -newkey rsa:2048 -nodes -keyout "$TMP/tls.key" \
     -out "$TMP/tls.crt" -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
     >/dev/null 2>&1; then
     chmod 600 "$TMP/tls.key"
     mistake 1 "PEM" "$TANDEM" serve -m "$MINI" --tls-cert "$TMP/conf" --tls-key "$TMP/tls.key"
-    serve --tls-cert "$TMP/tls.crt" --tls-key "$TMP/tls.key"
+    serve -m "$MINI" --tls-cert "$TMP/tls.crt" --tls-key "$TMP/tls.key"
     status 200 --cacert "$TMP/tls.crt" "$URL/v1/chat/completions" -H "$JSON" -d "$QUESTION}"
     has '85'
-    ended TERM 0
+    stop server TERM
+else
+    failed "openssl makes no certificate"
 fi
 finish

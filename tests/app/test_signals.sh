@@ -47,6 +47,8 @@ if [ -w /dev/full ]; then
     [ $? -eq 1 ] || failed "a full disk is a failure"
     says "the output cannot be written"
     n_checks=$((n_checks + 1))
+else
+    without "no /dev/full"
 fi
 
 # Interrupted while writing: no torso stays.
