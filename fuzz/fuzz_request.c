@@ -2,7 +2,7 @@
 // Arbitrary bodies to every route, answered by a script at once. Always: an answer that ends, with
 // a status that means something, and whose body is JSON, or JSON line by line, whatever stood in
 // the request. The first byte chooses the route.
-#include "../tests/server/api_rig.h"
+#include "../tests/server/api_script.h"
 
 #include <jansson.h>
 
@@ -11,24 +11,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static const char *const paths[] = {
     "/v1/chat/completions", "/v1/completions", "/v1/responses", "/api/chat",
     "/api/generate",        "/api/show",       "/v1/models/x",
-};
-
-static const struct td_job_token token = {.chosen = {'h', -0.5f}, .top = {{0xC3, -1}}, .n_top = 1};
-
-static const struct td_job_event events[] = {
-    {.kind = TD_JOB_PROGRESS, .n_done = 1, .n_prompt = 2, .text = ""},
-    SAYS(TD_CHANNEL_ANALYSIS, "Hm \"so\"."),
-    SAYS(TD_CHANNEL_COMMENTARY, "Wait."),
-    {.kind = TD_JOB_TEXT,
-     .channel = TD_CHANNEL_FINAL,
-     .text = "h",
-     .text_bytes = 1,
-     .tokens = &token,
-     .n_tokens = 1},
-    TOOL(TD_JOB_TOOL_BEGIN, "f"),
-    TOOL(TD_JOB_TOOL_ARGS, "{\"a\":\"\\u0000\"}"),
-    TOOL(TD_JOB_TOOL_END, ""),
-    ENDS(TD_JOB_TOOLS),
 };
 
 static void check_json(const char *text, size_t n)
@@ -82,17 +64,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct td_api *api;
     if (size == 0) return 0;
-    if (!api) {
-        const struct td_api_config cfg = {
-            .tokenizer = rig_tokenizer(), .model_name = "small", .n_ctx = 4096, .version = "1"};
-        if (td_api_open(&api, &cfg, NULL)) abort();
-    }
+    if (!api) api = script_api(rig_tokenizer());
     const size_t i_route = data[0] % (sizeof(paths) / sizeof(paths[0]));
     char *body = malloc(size > 1 ? size - 1 : 1); // an over-read is seen
     if (!body) return 0;
     memcpy(body, data + 1, size - 1);
-    script.events = events;
-    script.n_events = script.n_released = sizeof(events) / sizeof(events[0]);
     const struct td_api_request req = {
         .method = "POST", .path = paths[i_route], .body = body, .body_bytes = size - 1};
     asked.n_jobs = asked.n_submitted = asked.n_cancelled = 0;

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "server/api_rig.h"
+#include "server/api_script.h"
 
 #include <jansson.h>
 
@@ -44,23 +44,6 @@ void *__wrap_realloc(void *p, size_t size)
 
 static struct td_api *api;
 
-static const struct td_job_token token = {.chosen = {'h', -0.5f}};
-static const struct td_job_event events[] = {
-    {.kind = TD_JOB_PROGRESS, .n_done = 1, .n_prompt = 2, .text = ""},
-    SAYS(TD_CHANNEL_ANALYSIS, "Hm."),
-    SAYS(TD_CHANNEL_COMMENTARY, "Wait."),
-    {.kind = TD_JOB_TEXT,
-     .channel = TD_CHANNEL_FINAL,
-     .text = "h",
-     .text_bytes = 1,
-     .tokens = &token,
-     .n_tokens = 1},
-    TOOL(TD_JOB_TOOL_BEGIN, "f"),
-    TOOL(TD_JOB_TOOL_ARGS, "{\"a\":1}"),
-    TOOL(TD_JOB_TOOL_END, ""),
-    ENDS(TD_JOB_TOOLS),
-};
-
 // One request whose k-th allocation fails; whether none did.
 static bool answer_fails(const char *path, const char *body, uint32_t k)
 {
@@ -83,7 +66,7 @@ static bool answer_fails(const char *path, const char *body, uint32_t k)
         n_total += n;
         const uint32_t held = n_until_failure;
         n_until_failure = 0;
-        json_t *value = json_loadb(bytes, n, 0, NULL);
+        json_t *value = json_loadb(bytes, n, JSON_ALLOW_NUL, NULL);
         if (!value) fail_msg("not JSON: %.*s", (int)n, bytes);
         json_decref(value);
         (void)snprintf(said, sizeof(said), "%.*s", (int)n, bytes);
@@ -139,12 +122,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(requests)};
     struct td_tokenizer *tokenizer = rig_tokenizer();
-    const struct td_api_config cfg = {
-        .tokenizer = tokenizer, .model_name = "small", .n_ctx = 4096, .version = "1"};
     json_set_alloc_funcs(__wrap_malloc, free);
-    script.events = events;
-    script.n_events = script.n_released = sizeof(events) / sizeof(events[0]);
-    if (td_api_open(&api, &cfg, NULL)) return 1;
+    api = script_api(tokenizer);
     const int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
     td_api_close(api);
     td_tokenizer_close(tokenizer);
