@@ -1,98 +1,53 @@
 // SPDX-License-Identifier: MIT
 // Prompts that a peer reads while the scheduler goes on with others.
-#include "relay/host.h"
 #include "server/sched_rig.h"
+
+#include "relay/pair_rig.h"
 
 #define TINY "tests/data/gptoss-tiny.gguf"
 
-enum { N_CTX = 600, N = 300 };
+enum { N = 300 };
 
-static const struct td_key g_key = {.secret = {1, 2, 3}};
-static const uint8_t g_digest[32] = {1};
-static int32_t g_tokens[4][N_CTX];
-
-static struct td_split_rate speed(double tokens_per_s)
-{
-    return (struct td_split_rate){.points = {{0, tokens_per_s}}, .n_points = tokens_per_s > 0};
-}
+static int32_t g_prompts[4][N_CTX];
 
 // ---- the prefill side -------------------------------------------------------------------------
 
-struct house {
-    struct td_model *model;
-    struct td_engine *engine;
-    struct td_listener *listener;
-    struct td_peer peer;
-    struct td_host *host;
-    pthread_t thread;
-    int code;
-    struct td_error err;
-    char where[32];
-};
-
-static void *house_main(void *ctx)
+static int setup_tiny(void **state)
 {
-    struct house *h = ctx;
-    h->code = td_host_serve(h->host, &h->err);
-    return NULL;
+    (void)state;
+    g_model = open_model(TINY);
+    return 0;
 }
 
 // pace: tokens per second that are really held; 0: as fast as it can.
-static void open_house(struct house *h, double pace)
+static void open_far(struct house *h, double pace)
 {
-    *h = (struct house){0};
-    OK(td_model_open(&h->model, TINY, NULL, &err));
-    const struct td_engine_config ecfg = {
-        .device = {.n_threads = 1, .max_rows = 32, .max_logits_rows = 1, .isa = -1}};
-    OK(td_engine_open(&h->engine, h->model, td_backend_cpu(), &ecfg, &err));
-    const struct td_pace slow = {.prefill = speed(pace)};
-    if (pace > 0) td_engine_pace(h->engine, &slow);
-    OK(td_listener_open(&h->listener, "127.0.0.1:0", &g_key, NULL, &err));
-    (void)snprintf(h->where, sizeof(h->where), "127.0.0.1:%u", td_listener_port(h->listener));
-    OK(td_peer_init(&h->peer, TD_WIRE_PREFILL, &h->model->spec, g_digest, g_digest, TD_F16, &err));
-    const struct td_host_config cfg = {.engine = h->engine,
-                                       .backend = td_backend_cpu(),
-                                       .peer = &h->peer,
-                                       .kv_type = TD_F16,
-                                       .n_slots = 2,
-                                       .n_ctx = N_CTX,
-                                       .max_kv_bytes = 64 << 20,
-                                       .prefill = speed(1000),
-                                       .decode = speed(100)};
-    OK(td_host_open(&h->host, &cfg, h->listener, &err));
-    assert_int_equal(pthread_create(&h->thread, NULL, house_main, h), 0);
-}
-
-static void close_house(struct house *h)
-{
-    td_host_stop(h->host);
-    pthread_join(h->thread, NULL);
-    if (h->code) fail_msg("%s", h->err.msg);
-    td_host_close(h->host);
-    td_listener_close(h->listener);
-    td_engine_close(h->engine);
-    td_model_close(h->model);
+    *h = (struct house){
+        .key = &key_a,
+        .pace = pace,
+        .cfg = {
+            .n_slots = 2, .max_kv_bytes = 64 << 20, .prefill = speed(1000), .decode = speed(100)}};
+    open_house(h);
 }
 
 // ---- this side --------------------------------------------------------------------------------
 
-struct home {
+struct server {
     struct rig rig;
     struct td_peer peer;
     struct td_remote *remote;
 };
 
-static void open_home(struct home *h, const char *peers, enum td_remote_policy policy)
+static void open_server(struct server *h, const char *peers, enum td_remote_policy policy)
 {
     rig_open(&h->rig, &(struct rig_config){
                           .path = TINY, .n_ctx = N_CTX, .n_slots = 3, .n_queue = 3, .chunk = 32});
     for (uint32_t i = 0; i < 4; i++)
-        fill_tokens(g_tokens[i], N_CTX, i + 1, h->rig.model->spec.n_vocab);
+        fill_tokens(g_prompts[i], N_CTX, i + 1, h->rig.model->spec.n_vocab);
     if (!peers) return;
     td_sched_close(h->rig.sched);
-    OK(td_peer_init(&h->peer, TD_WIRE_DECODE, &h->rig.model->spec, g_digest, g_digest, TD_F16,
-                    &err));
-    const struct td_remote_config cfg = {.far = {.key = &g_key,
+    init_peer(&h->peer, TD_WIRE_DECODE, h->rig.model, 0);
+    const struct td_remote_config cfg = {.far = {.key = &key_a,
                                                  .engine = h->rig.engine,
                                                  .backend = td_backend_cpu(),
                                                  .peer = &h->peer,
@@ -108,7 +63,7 @@ static void open_home(struct home *h, const char *peers, enum td_remote_policy p
     OK(td_sched_open(&h->rig.sched, &h->rig.cfg, &err));
 }
 
-static void close_home(struct home *h)
+static void close_server(struct server *h)
 {
     td_sched_close(h->rig.sched);
     h->rig.sched = NULL;
@@ -116,9 +71,9 @@ static void close_home(struct home *h)
     rig_close(&h->rig);
 }
 
-static void ask(struct home *h, struct answer *a, uint32_t i, uint32_t n)
+static void ask(struct server *h, struct answer *a, uint32_t i, uint32_t n)
 {
-    const struct td_job_spec spec = spec_of(g_tokens[i], n, 20);
+    const struct td_job_spec spec = spec_of(g_prompts[i], n, 20);
     answer_begin(a, &spec);
     OK(td_sched_submit(h->rig.sched, a->job, NULL, &err));
 }
@@ -127,19 +82,19 @@ static void the_answer_is_that_of_one_machine(void **state)
 {
     (void)state;
     struct answer here[3], there[3];
-    struct home h = {0};
-    open_home(&h, NULL, TD_REMOTE_NEVER);
+    struct server h = {0};
+    open_server(&h, NULL, TD_REMOTE_NEVER);
     for (uint32_t i = 0; i < 3; i++) {
         ask(&h, &here[i], i, N);
         answer_read(&here[i]);
         assert_int_equal(here[i].n_remote_progress, 0);
     }
-    close_home(&h);
+    close_server(&h);
 
     struct house far;
-    open_house(&far, 0);
-    h = (struct home){0};
-    open_home(&h, far.where, TD_REMOTE_REQUIRE);
+    open_far(&far, 0);
+    h = (struct server){0};
+    open_server(&h, far.where, TD_REMOTE_REQUIRE);
     for (uint32_t i = 0; i < 3; i++) ask(&h, &there[i], i, N);
     for (uint32_t i = 0; i < 3; i++) {
         answer_read(&there[i]);
@@ -163,7 +118,7 @@ static void the_answer_is_that_of_one_machine(void **state)
     assert_true(there[0].stats.n_reused >= N - 1);
     assert_int_equal(there[0].stats.prefill.n_have, there[0].stats.n_reused);
     answer_end(&there[0]);
-    close_home(&h);
+    close_server(&h);
     close_house(&far);
 }
 
@@ -176,9 +131,9 @@ static void cancelled_while_it_is_fetched(void **state)
 {
     (void)state;
     struct house far;
-    open_house(&far, 200);
-    struct home h = {0};
-    open_home(&h, far.where, TD_REMOTE_REQUIRE);
+    open_far(&far, 200);
+    struct server h = {0};
+    open_server(&h, far.where, TD_REMOTE_REQUIRE);
     struct answer a, b;
     ask(&h, &a, 0, 500);
     answer_read_until(&a, has_remote_progress);
@@ -202,15 +157,15 @@ static void cancelled_while_it_is_fetched(void **state)
     answer_read(&b);
     assert_int_equal(b.end, TD_JOB_CANCELLED);
     answer_end(&b);
-    close_home(&h);
+    close_server(&h);
     close_house(&far);
 }
 
 static void nobody_there(void **state)
 {
     (void)state;
-    struct home h = {0};
-    open_home(&h, "127.0.0.1:1", TD_REMOTE_AUTO);
+    struct server h = {0};
+    open_server(&h, "127.0.0.1:1", TD_REMOTE_AUTO);
     struct answer a;
     ask(&h, &a, 0, N);
     answer_read(&a);
@@ -218,7 +173,7 @@ static void nobody_there(void **state)
     assert_int_equal(a.stats.prefill.path, TD_REMOTE_LOCAL);
     assert_true(a.stats.prefill.reason[0] != '\0');
     answer_end(&a);
-    close_home(&h);
+    close_server(&h);
 }
 
 int main(void)
@@ -228,5 +183,5 @@ int main(void)
         cmocka_unit_test(cancelled_while_it_is_fetched),
         cmocka_unit_test(nobody_there),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, setup_tiny, teardown);
 }
