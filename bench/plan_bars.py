@@ -8,11 +8,11 @@
                                                        measure data/engine.json anew (shape N alone:
                                                        added to what is there)
 
-Each round is a probe and then a bench of three shapes that are not among those that
-data/engine.json was measured with. Every row of a round is predicted from that round's probe alone,
-and again from the probe with one row of the bench, which then is not counted. Of each row the
-median of the rounds' errors counts. Wants a machine that does nothing else. Python's standard
-library only.
+Each round is a probe and a bench, in turn, of three shapes that are not among those that
+data/engine.json was measured with: a shared machine may be half as fast a minute later. Every row
+is predicted from the probe before it alone, and again with one row of the round's first bench,
+which then is not counted. Of each row the median of the rounds' errors counts. Wants a machine
+that does nothing else. Python's standard library only.
 """
 import argparse
 import json
@@ -57,13 +57,28 @@ def bench(tandem, model, prompts, answers, depths):
                           "--fill", "noise", "-r", REPEAT, "-o", "json"))
 
 
+def probe(tandem, path):
+    run(tandem, "probe", "-o", path)
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)["all_threads"]
+
+
+def with_machine(rows, machine):
+    """The machine as the probe has it, not the bench's own quick look."""
+    for row in rows:
+        row["machine_int8_ops_per_s"] = machine["int8_ops_per_s"]
+        row["machine_read_bytes_per_s"] = machine["read_bytes_per_s"]
+    return rows
+
+
 def measure(tandem, folder, number):
     os.makedirs(folder, exist_ok=True)
-    base = os.path.join(folder, f"round{number}")
-    run(tandem, "probe", "-o", f"{base}.probe.json")
     for name, *what in TESTS:
-        with open(f"{base}.{name}.json", "w", encoding="utf-8") as f:
-            json.dump(bench(tandem, *what), f)
+        base = os.path.join(folder, f"round{number}.{name}")
+        machine = probe(tandem, f"{base}.probe.json")
+        rows = bench(tandem, *what)
+        with open(f"{base}.json", "w", encoding="utf-8") as f:
+            json.dump(with_machine(rows, machine), f)
 
 
 def calibrate(tandem, path, shapes):
@@ -72,15 +87,14 @@ def calibrate(tandem, path, shapes):
         with open(path, encoding="utf-8") as f:
             rows = json.load(f)
     for number in shapes or range(len(CALIBRATION)):
-        # The machine as the probe has it, not the bench's own quick look.
-        run(tandem, "probe", "-o", f"{path}.probe")
-        with open(f"{path}.probe", encoding="utf-8") as f:
-            machine = json.load(f)["all_threads"]
+        model, prompts, answers, depths = CALIBRATION[number]
+        for depth in depths.split(","):
+            machine = probe(tandem, f"{path}.probe")
+            for row in with_machine(bench(tandem, model, prompts, answers, depth), machine):
+                # The best, as the probe has it: others only ever take away.
+                row["median_ts"] = row["max_ts"]
+                rows.append({k: row[k] for k in FIELDS})
         os.remove(f"{path}.probe")
-        for row in bench(tandem, *CALIBRATION[number]):
-            row["machine_int8_ops_per_s"] = machine["int8_ops_per_s"]
-            row["machine_read_bytes_per_s"] = machine["read_bytes_per_s"]
-            rows.append({k: row[k] for k in FIELDS})
     with open(path, "w", encoding="utf-8") as f:
         f.write("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
     print(f"{path}: {len(rows)} rows")
@@ -96,13 +110,13 @@ def predict(tandem, base, known):
     for name, *_ in TESTS:
         extra = ["--measured", known] if known else []
         out = json.loads(run(tandem, "plan", "--validate", f"{base}.{name}.json", "--machines",
-                             f"{base}.probe.json", *extra, "-o", "json"))
+                             f"{base}.{name}.probe.json", *extra, "-o", "json"))
         rows.update({key_of(name, row): row for row in out["rows"]})
     return rows
 
 
 def report(tandem, folder):
-    rounds = sorted(f.split(".")[0] for f in os.listdir(folder) if f.endswith(".probe.json"))
+    rounds = sorted({f.split(".")[0] for f in os.listdir(folder) if f.endswith(".probe.json")})
     alone, one = {}, {}
     for name in rounds:
         base = os.path.join(folder, name)

@@ -104,7 +104,9 @@ const Plan = (() => {
       for (let q = 0; q < slope.length; q++) variance += slope[r] * m.covariance[r][q] * slope[q];
     const noise = test.isPrefill ? m.noise.prefill : m.noise.decode;
     const sd = Math.sqrt(Math.max(variance, 0) + noise * noise);
-    return Math.exp(sd * m.noise.interval[classOf(test, m.noise.large_chunk)]);
+    const width = m.noise.width[classOf(test, m.noise.large_chunk)];
+    const scale = Math.hypot(sd, width.floor);
+    return { low: Math.exp(-width.faster * scale), high: Math.exp(width.slower * scale) };
   }
 
   // plan.c
@@ -155,10 +157,10 @@ const Plan = (() => {
     if (withIntervals) {
       const a = out.prefillWidth = widthOf(c, m, read);
       const b = out.decodeWidth = widthOf(c, m, write);
-      out.firstLow = out.first / a;
-      out.firstHigh = out.first * a;
-      out.totalLow = out.firstLow + rest * out.decode.whole / b;
-      out.totalHigh = out.firstHigh + rest * out.decode.whole * b;
+      out.firstLow = out.first * a.low;
+      out.firstHigh = out.first * a.high;
+      out.totalLow = out.firstLow + rest * out.decode.whole * b.low;
+      out.totalHigh = out.firstHigh + rest * out.decode.whole * b.high;
     }
     return out;
   }

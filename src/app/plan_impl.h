@@ -30,7 +30,6 @@ struct td_world {
     // Machines that tandem has measured itself: apart, as the engine is another program and their
     // figures are measured ones.
     struct td_plan_device own_devices[TD_PLAN_MAX_OWN];
-    bool is_probe[TD_PLAN_MAX_OWN]; // of a probe, not a bench
     uint32_t n_own_devices;
     struct td_plan_sample own[TD_OWN_MAX_ROWS];
     uint32_t n_own;

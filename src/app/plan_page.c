@@ -44,10 +44,15 @@ static json_t *noise_json(const struct td_plan_belief *b)
     json_t *out = json_object();
     td_json_f64(out, "prefill", b->noise_prefill);
     td_json_f64(out, "decode", b->noise_decode);
-    json_t *intervals = json_array();
-    for (int c = 0; c < TD_PLAN_N_CLASSES; c++)
-        json_array_append_new(intervals, json_real(b->interval[c]));
-    json_object_set_new(out, "interval", intervals);
+    json_t *widths = json_array();
+    for (int c = 0; c < TD_PLAN_N_CLASSES; c++) {
+        json_t *width = json_object();
+        td_json_f64(width, "floor", b->width[c].floor);
+        td_json_f64(width, "faster", b->width[c].faster);
+        td_json_f64(width, "slower", b->width[c].slower);
+        json_array_append_new(widths, width);
+    }
+    json_object_set_new(out, "width", widths);
     td_json_u64(out, "large_chunk", TD_PLAN_LARGE_CHUNK);
     return out;
 }

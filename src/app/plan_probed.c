@@ -87,27 +87,15 @@ int td_world_own(struct td_world *w, const char *path, const struct td_plan_devi
     int code = read_file(rows, &n, d, path, err);
     if (code == TD_OK) code = add_rows(w, rows, n, err);
     free(rows);
-    w->is_probe[w->n_own_devices - 1] = n == 0;
     // A bench does not always say how much memory there is: then nothing is said to be too large.
     if (code == TD_OK && d->memory_bytes <= 0) d->memory_bytes = 1e15;
     if (device_out) *device_out = d;
     return code;
 }
 
-// A bench looks at its machine quickly; a probe of the same machine knows it better.
-static void use_probes(struct td_world *w)
-{
-    for (uint32_t i = 0; i < w->n_own; i++)
-        for (uint32_t j = 0; j < w->n_own_devices; j++)
-            if (w->is_probe[j] && strcmp(w->own[i].device.name, w->own_devices[j].name) == 0)
-                w->own[i].device = w->own_devices[j];
-}
-
 int td_world_own_fit(struct td_world *w, struct td_error *err)
 {
     if (w->own_fit) return TD_OK;
-    // What ships comes later: it was measured at another time.
-    use_probes(w);
     struct td_own_row *rows = malloc(TD_OWN_MAX_ROWS * sizeof(*rows));
     if (!rows) return td_fail(err, TD_ENOMEM, "no memory for the engine's calibration");
     uint32_t n = 0;

@@ -189,15 +189,21 @@ int td_plan_calibrate_cmd(const struct td_config *cfg, struct td_world *w)
     if (gmtime_r(&now, &day)) (void)strftime(date, sizeof(date), "%Y-%m-%d", &day);
     // residual: log(measured / fitted seconds). The rates are natural logarithms, see
     // docs/GOLDEN-FORMULA.md.
-    fprintf(f, "line,date,weight,interval,residual");
+    fprintf(f, "line,date,weight,residual");
+    for (int e = 0; e < TD_PLAN_N_EVIDENCES; e++) {
+        const char *name = td_plan_evidence_name((enum td_plan_evidence)e);
+        fprintf(f, ",%s_floor,%s_faster,%s_slower", name, name, name);
+    }
     for (int r = 0; r < TD_PLAN_N_RATES; r++)
         fprintf(f, ",%s", td_plan_rate_name((enum td_plan_rate)r));
     const struct td_plan_sample *s = td_plan_fit_samples(fit);
     for (uint32_t i = 0; i < w->n_samples; i++) {
         const double fitted =
             td_plan_test_time(NULL, &s[i].cost, &s[i].device, &s[i].rates, &s[i].test);
-        fprintf(f, "\n%u,%s,%.4f,%.4f,%.4f", w->lines[i], date, s[i].weight, s[i].interval,
-                log(s[i].seconds / fitted));
+        fprintf(f, "\n%u,%s,%.4f,%.4f", w->lines[i], date, s[i].weight, log(s[i].seconds / fitted));
+        for (int e = 0; e < TD_PLAN_N_EVIDENCES; e++)
+            fprintf(f, ",%g,%.4f,%.4f", s[i].width[e].floor, s[i].width[e].faster,
+                    s[i].width[e].slower);
         for (int r = 0; r < TD_PLAN_N_RATES; r++) fprintf(f, ",%.5f", s[i].rates.log[r]);
     }
     fputc('\n', f);

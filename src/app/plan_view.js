@@ -196,8 +196,8 @@ function ranking(now) {
     const tr = make('tr', { 'data-machine': m.name }, name, bar(m, scale),
       figure(m, a.first, a.firstLow, a.firstHigh),
       figure(m, a.total, a.totalLow, a.totalHigh, 'strong'),
-      figure(m, a.prefillSpeed, a.prefillSpeed / a.prefillWidth, a.prefillSpeed * a.prefillWidth),
-      figure(m, a.decodeSpeed, a.decodeSpeed / a.decodeWidth, a.decodeSpeed * a.decodeWidth),
+      figure(m, a.prefillSpeed, a.prefillSpeed / a.prefillWidth.high, a.prefillSpeed / a.prefillWidth.low),
+      figure(m, a.decodeSpeed, a.decodeSpeed / a.decodeWidth.high, a.decodeSpeed / a.decodeWidth.low),
       cell(m.price_usd > 0 ? count(m.price_usd) : ''));
     body.append(tr);
   }
@@ -339,17 +339,17 @@ function endLabels(chart, list, narrow) {
 }
 const pathOf = (chart, points) => points.map(([a, b], i) =>
   (i ? 'L' : 'M') + chart.x(a).toFixed(1) + ' ' + chart.y(b).toFixed(1)).join('');
-// series: {name, colour, dash, points, band: factor}; of a band without a line the points are its middle.
+// series: {name, colour, dash, points, band: {low, high} factors}; of a band without a line the points are its middle.
 function lines(id, xScale, yScale, series, unit) {
-  const all = series.flatMap((s) => s.points.flatMap(([, v]) => s.band ? [v / s.band, v * s.band] : [v]));
+  const all = series.flatMap((s) => s.points.flatMap(([, v]) => s.band ? [v * s.band.low, v * s.band.high] : [v]));
   const least = Math.min(...all), most = Math.max(...all);
   const y = { ...yScale, min: yScale.log ? least / 1.2 : 0, max: yScale.log ? most * 1.2 : most * 1.06 };
   const narrow = $(id).clientWidth < 430;
   const chart = frame(id, xScale, y, 310, narrow ? 12 : 148), labels = [];
   for (const s of series) {
     if (s.band) {
-      const up = s.points.map(([a, v]) => [a, v * s.band]);
-      const down = s.points.map(([a, v]) => [a, v / s.band]).reverse();
+      const up = s.points.map(([a, v]) => [a, v * s.band.high]);
+      const down = s.points.map(([a, v]) => [a, v * s.band.low]).reverse();
       chart.root.append(svg('path', { d: pathOf(chart, up.concat(down)) + 'Z',
         style: `fill:${s.colour};opacity:.16` }));
     } else {
@@ -373,7 +373,7 @@ function lines(id, xScale, yScale, series, unit) {
     rule.setAttribute('visibility', 'visible');
     const rows = series.map((s) => [s, s.points[near][1]]).sort((a, b) => b[1] - a[1]);
     tip(e, { title: `${xScale.text(xs[near])} ${xScale.unit || 'tokens'}`, lines: rows.map(([s, v]) => [s.name,
-      s.band ? range(v / s.band, v * s.band) : unit(v), s.colour]) });
+      s.band ? range(v * s.band.low, v * s.band.high) : unit(v), s.colour]) });
   });
   chart.root.addEventListener('pointerleave', () => {
     rule.setAttribute('visibility', 'hidden');
@@ -385,11 +385,13 @@ function lines(id, xScale, yScale, series, unit) {
 const DEPTHS = Array.from({ length: 17 }, (_, i) => i * 4096);
 const depthScale = { name: 'tokens in the context before', log: false, min: 0, max: 65536,
   ticks: [0, 16384, 32768, 49152, 65536], text: (v) => v === 0 ? '0' : Math.round(v / 1024) + 'k' };
+// Widths are of seconds.
+const ofSpeed = (width) => ({ low: 1 / width.high, high: 1 / width.low });
 function byDepth(now) {
   for (const [id, isPrefill, name] of [['prefill', true, 'tok/s, a chunk of the prompt'],
     ['decode', false, 'tok/s, all answers together']]) {
     const series = shown().map((m) => ({ name: short(m.name), colour: m.colour,
-      band: m.is_measured ? 0 : isPrefill ? m.answer.prefillWidth : m.answer.decodeWidth,
+      band: m.is_measured ? null : ofSpeed(isPrefill ? m.answer.prefillWidth : m.answer.decodeWidth),
       points: DEPTHS.map((depth) => {
         const n = isPrefill ? now.goal.chunk : 1;
         const test = { isPrefill, n, depth, batch: isPrefill ? 1 : now.goal.batch, chunk: now.goal.chunk };
@@ -407,7 +409,7 @@ function bestPairs(now) {
 function ttft(now) {
   const goalOf = (prompt) => ({ ...now.goal, prompt });
   const series = shown().map((m) => ({ name: short(m.name), colour: m.colour,
-    band: m.is_measured ? 0 : m.answer.prefillWidth,
+    band: m.is_measured ? null : m.answer.prefillWidth,
     points: PROMPTS.map((p) => [p, now.goal.batch * Plan.readSeconds(cost, m, m.k, goalOf(p)).whole]) }));
   bestPairs(now).forEach((pair, i) => series.push({ colour: `var(--p${i})`, dash: '5 4',
     name: pairName(pair),

@@ -51,6 +51,22 @@ static struct td_plan_sample *sample_of_line(struct td_world *w, double line)
     return NULL;
 }
 
+static bool read_width(struct td_plan_width *out, const struct td_csv *csv,
+                       enum td_plan_evidence evidence)
+{
+    const struct {
+        const char *column;
+        double *value;
+    } numbers[] = {{"floor", &out->floor}, {"faster", &out->faster}, {"slower", &out->slower}};
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+        char column[32];
+        snprintf(column, sizeof(column), "%s_%s", td_plan_evidence_name(evidence),
+                 numbers[i].column);
+        if (td_csv_number(csv, column, 0, numbers[i].value, NULL) != TD_OK) return false;
+    }
+    return out->slower > 0;
+}
+
 // Rates and weights of the shipped samples, from data/calibration.csv; false when they are not of
 // these samples (then they are fitted here, which takes a second).
 static bool read_calibration(struct td_world *w)
@@ -65,8 +81,9 @@ static bool read_calibration(struct td_world *w)
         snprintf(w->calibrated, sizeof(w->calibrated), "%.10s", td_csv_text(csv, "date"));
         struct td_plan_sample *s = sample_of_line(w, line);
         is_good = is_good && s && td_csv_number(csv, "weight", 0, &s->weight, NULL) == TD_OK &&
-                  s->weight > 0 && td_csv_number(csv, "interval", 0, &s->interval, NULL) == TD_OK &&
-                  s->interval > 0;
+                  s->weight > 0;
+        for (int e = 0; e < TD_PLAN_N_EVIDENCES && is_good; e++)
+            is_good = read_width(&s->width[e], csv, (enum td_plan_evidence)e);
         for (int r = 0; r < TD_PLAN_N_RATES && is_good; r++)
             is_good = td_csv_number(csv, td_plan_rate_name((enum td_plan_rate)r), 0,
                                     &s->rates.log[r], NULL) == TD_OK;

@@ -298,6 +298,8 @@ static int make_weights(struct td_synth *s, struct td_gguf *g, const struct td_s
     int code = TD_OK;
     s->size_bytes = lay_out(&m, plan);
     if (s->size_bytes > 0) s->weights = td_os_reserve(s->size_bytes);
+    // As a mapped file's weights lie where the file system keeps large pages.
+    if (s->weights) td_os_want_huge(s->weights, s->size_bytes);
     if (!s->weights) {
         code = td_fail(err, TD_ENOMEM, "synth: no memory for %.1f GB of weights",
                        (double)m.total_bytes * 1e-9);

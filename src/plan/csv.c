@@ -109,9 +109,11 @@ int td_csv_number(const struct td_csv *csv, const char *column, double none, dou
     *out = none;
     if (text[0] == '\0') return TD_OK;
     const double v = strtod(text, &end);
-    if (end == text || *end != '\0' || !(fabs(v) <= TD_CSV_MAX))
-        return td_fail(err, TD_EFORMAT, "%.100s, line %u: '%.40s' of column %s is not a number",
-                       csv->name, csv->line, text, column);
+    const bool is_number = end != text && *end == '\0' && !isnan(v);
+    if (!is_number || fabs(v) > TD_CSV_MAX)
+        return td_fail(err, TD_EFORMAT, "%.100s, line %u: '%.40s' of column %s is %s", csv->name,
+                       csv->line, text, column,
+                       is_number ? "beyond 1e18, which nothing here can be" : "not a number");
     *out = v;
     return TD_OK;
 }

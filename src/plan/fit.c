@@ -10,11 +10,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define N_STEPS        12
-#define STEP           1e-4 // of a logarithm, to differentiate
-#define FREEDOM        4.0
-#define USUAL_INTERVAL 1.645 // standard deviations that hold 90 % of a normal distribution
-#define LEAST_MODELS   10    // that can say better, left out in turn
+#define N_STEPS      12
+#define STEP         1e-4 // of a logarithm, to differentiate
+#define FREEDOM      4.0
+#define LEAST_GROUPS 10 // that can say how wide an interval must be, left out in turn
+
+// Of a normal distribution.
+static const struct td_plan_width usual_width = {0, 1.645, 1.645};
+
+// What is left out to learn how wide an interval must be with some evidence, and what must still
+// be there.
+static const struct {
+    enum td_plan_level out, left;
+} evidences[TD_PLAN_N_EVIDENCES] = {
+    [TD_PLAN_KNOWN] = {TD_PLAN_MODEL, TD_PLAN_BACKEND},
+    [TD_PLAN_OTHER_PROGRAM] = {TD_PLAN_BACKEND, TD_PLAN_DEVICE},
+    [TD_PLAN_NEW_MACHINE] = {TD_PLAN_DEVICE, TD_PLAN_ALL},
+};
 
 struct td_plan_fit {
     struct td_plan_prior prior;
@@ -24,7 +36,7 @@ struct td_plan_fit {
     double (*slope)[TD_PLAN_N_RATES]; // g
     double *lower;                    // (n, n) Cholesky factor of K, row-major, lower part
     double *alpha;                    // K^-1 y
-    double interval[TD_PLAN_N_CLASSES];
+    struct td_plan_width width[TD_PLAN_N_EVIDENCES][TD_PLAN_N_CLASSES];
     double (*shares)[TD_PLAN_N_RATES]; // n: room of td_plan_fit_belief
 };
 
@@ -173,12 +185,20 @@ enum td_plan_class td_plan_class_of(const struct td_plan_test *test)
                                                                           : TD_PLAN_CLASS_PREFILL;
 }
 
-// Each member's residual in standard deviations when all members (m) of a group are left out, from
-// the fit of all: with P the group's block of K^-1, the left-out residuals are P^-1 alpha, and
-// their covariance P^-1. x (n, m) and p (m, m) are room. Rasmussen and Williams, Gaussian
-// Processes for Machine Learning, 5.4.2, for one left out; blocks alike.
-static void leave_group(double *z, const struct td_plan_fit *fit, const uint32_t *members,
-                        uint32_t m, double *x, double *p)
+// A sample's residual log(seconds / predicted) when its group is left out, and the standard
+// deviation that was foreseen.
+struct left_out {
+    double residual, log_sd;
+    bool is_like; // what is left is the evidence that is looked for
+    uint32_t group;
+};
+
+// Residuals of all members (m) of a group that is left out, from the fit of all: with P the group's
+// block of K^-1 they are P^-1 alpha, and their covariance P^-1. x (n, m) and p (m, m) are room.
+// Rasmussen and Williams, Gaussian Processes for Machine Learning, 5.4.2, for one left out; blocks
+// alike.
+static void leave_group(struct left_out *out, const struct td_plan_fit *fit,
+                        const uint32_t *members, uint32_t m, double *x, double *p)
 {
     const uint32_t n = fit->n;
     for (uint32_t a = 0; a < m; a++) {
@@ -211,7 +231,8 @@ static void leave_group(double *z, const struct td_plan_fit *fit, const uint32_t
         // A new measurement has the usual noise, not that of one that is hardly believed.
         const double noise = sample_noise(&fit->prior, s);
         variance += noise * noise - noise * noise / s->weight;
-        z[members[a]] = fabs(e[a]) / sqrt(fmax(variance, noise * noise));
+        out[members[a]].residual = e[a];
+        out[members[a]].log_sd = sqrt(fmax(variance, noise * noise));
     }
 }
 
@@ -221,81 +242,145 @@ static int by_size(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-// How many models the samples of some classes are of.
-static uint32_t count_models(const struct td_plan_fit *fit, unsigned classes)
+double td_plan_width_scale(const struct td_plan_width *width, double log_sd)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < fit->n; i++) {
-        bool is_new = classes >> td_plan_class_of(&fit->samples[i].test) & 1;
-        for (uint32_t j = 0; j < i && is_new; j++)
-            is_new = !(classes >> td_plan_class_of(&fit->samples[j].test) & 1) ||
-                     fit->samples[j].context.id[TD_PLAN_MODEL] !=
-                         fit->samples[i].context.id[TD_PLAN_MODEL];
-        n += is_new;
+    return sqrt(log_sd * log_sd + width->floor * width->floor);
+}
+
+static uint32_t count_groups(const struct left_out *left, uint32_t n)
+{
+    uint32_t n_groups = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        bool is_new = true;
+        for (uint32_t j = 0; j < i && is_new; j++) is_new = left[j].group != left[i].group;
+        n_groups += is_new;
     }
-    return n;
+    return n_groups;
 }
 
-// The factor that holds nine tenths of the residuals of some classes, counted as if the next one
-// were among them (conformal prediction). Of few models: stays as it is.
-static double find_interval(const struct td_plan_fit *fit, const double *z, unsigned classes,
-                            double otherwise, double *sorted)
+// What holds nine tenths of the residuals (n), counted as if the next one were among them, and
+// leaves as many out on either side (conformal prediction). sorted (n) is room.
+static struct td_plan_width width_of(const struct left_out *left, uint32_t n, double floor_sd,
+                                     double *sorted)
 {
-    uint32_t n = 0;
-    if (count_models(fit, classes) < LEAST_MODELS) return otherwise;
-    for (uint32_t i = 0; i < fit->n; i++)
-        if (classes >> td_plan_class_of(&fit->samples[i].test) & 1) sorted[n++] = z[i];
+    struct td_plan_width w = {.floor = floor_sd};
+    for (uint32_t i = 0; i < n; i++)
+        sorted[i] = left[i].residual / td_plan_width_scale(&w, left[i].log_sd);
     qsort(sorted, n, sizeof(*sorted), by_size);
-    return sorted[(uint32_t)fmin(ceil(0.9 * (n + 1)), n) - 1];
+    const uint32_t n_inside = (uint32_t)fmin(ceil(0.9 * (n + 1)), n);
+    const uint32_t n_faster = (n - n_inside) / 2;
+    // The prediction itself always lies inside.
+    w.faster = fmax(-sorted[n_faster], 0);
+    w.slower = fmax(sorted[n_faster + n_inside - 1], 0);
+    return w;
 }
 
-// A class of few models has the interval of its kind, reading or writing.
-static void find_intervals(struct td_plan_fit *fit, const double *z, double *sorted)
+// Mean width, and 2 / (1 - 0.9) times what lies outside: least for an interval of the right width
+// where it should be (Gneiting and Raftery, JASA 102, 2007).
+static double score_of(const struct td_plan_width *w, const struct left_out *left, uint32_t n)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const double scale = td_plan_width_scale(w, left[i].log_sd);
+        const double low = -w->faster * scale, high = w->slower * scale, at = left[i].residual;
+        sum += high - low + 20 * fmax(fmax(low - at, at - high), 0);
+    }
+    return sum / n;
+}
+
+// The width of some classes, with the floor that scores best. Of few groups: otherwise. some and
+// sorted (n of the fit each) are room.
+static struct td_plan_width find_width(const struct td_plan_fit *fit, const struct left_out *left,
+                                       unsigned classes, struct td_plan_width otherwise,
+                                       struct left_out *some, double *sorted)
+{
+    static const double floors[] = {0, 0.05, 0.1, 0.2};
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < fit->n; i++)
+        if (left[i].is_like && classes >> td_plan_class_of(&fit->samples[i].test) & 1)
+            some[n++] = left[i];
+    if (count_groups(some, n) < LEAST_GROUPS) return otherwise;
+    struct td_plan_width best = otherwise;
+    double least = INFINITY;
+    for (size_t k = 0; k < sizeof(floors) / sizeof(floors[0]); k++) {
+        const struct td_plan_width w = width_of(some, n, floors[k], sorted);
+        const double score = score_of(&w, some, n);
+        if (score >= least) continue;
+        least = score;
+        best = w;
+    }
+    return best;
+}
+
+// A class of few groups has the width of its kind, reading or writing.
+static void find_widths(struct td_plan_width *out, const struct td_plan_fit *fit,
+                        const struct left_out *left, struct left_out *some, double *sorted)
 {
     for (unsigned c = 0; c < TD_PLAN_N_CLASSES; c++) {
         const unsigned kind = c == TD_PLAN_CLASS_PREFILL || c == TD_PLAN_CLASS_SMALL
                                   ? 1u << TD_PLAN_CLASS_PREFILL | 1u << TD_PLAN_CLASS_SMALL
                                   : 1u << TD_PLAN_CLASS_DECODE | 1u << TD_PLAN_CLASS_BATCHED;
-        const double of_kind = find_interval(fit, z, kind, USUAL_INTERVAL, sorted);
-        fit->interval[c] = find_interval(fit, z, 1u << c, of_kind, sorted);
+        const struct td_plan_width of_kind = find_width(fit, left, kind, usual_width, some, sorted);
+        out[c] = find_width(fit, left, 1u << c, of_kind, some, sorted);
     }
-    for (uint32_t i = 0; i < fit->n; i++)
-        fit->samples[i].interval = fit->interval[td_plan_class_of(&fit->samples[i].test)];
 }
 
-// How wide intervals must be, by leaving out every model in turn. Fails: TD_ENOMEM.
-static int calibrate_intervals(struct td_plan_fit *fit, struct td_error *err)
+// Whether a sample is left that shares a level with sample i but not another one.
+static bool has_like(const struct td_plan_fit *fit, uint32_t i, enum td_plan_level shared,
+                     enum td_plan_level other)
+{
+    const uint32_t *id = fit->samples[i].context.id;
+    for (uint32_t j = 0; j < fit->n; j++) {
+        const uint32_t *his = fit->samples[j].context.id;
+        if (id[shared] && his[shared] == id[shared] && his[other] != id[other]) return true;
+    }
+    return false;
+}
+
+// Leaves every group of a kind of evidence out in turn. members, x and p are room.
+static void leave_groups(struct left_out *left, const struct td_plan_fit *fit,
+                         enum td_plan_evidence evidence, uint32_t *members, double *x, double *p)
+{
+    const enum td_plan_level out = evidences[evidence].out;
+    for (uint32_t i = 0; i < fit->n; i++) left[i] = (struct left_out){0};
+    for (uint32_t i = 0; i < fit->n; i++) {
+        const uint32_t group = fit->samples[i].context.id[out];
+        uint32_t m = 0;
+        if (left[i].group || group == 0) continue;
+        for (uint32_t j = i; j < fit->n; j++) {
+            if (fit->samples[j].context.id[out] != group) continue;
+            left[j].group = group;
+            left[j].is_like = has_like(fit, j, evidences[evidence].left, out);
+            members[m++] = j;
+        }
+        // One group alone leaves nothing to learn from.
+        if (m < fit->n) leave_group(left, fit, members, m, x, p);
+    }
+}
+
+// How wide intervals must be, by evidence and class. Fails: TD_ENOMEM.
+static int calibrate_widths(struct td_plan_fit *fit, struct td_error *err)
 {
     const uint32_t n = fit->n;
-    double *z = malloc(n * sizeof(*z)), *x = malloc((size_t)n * n * sizeof(*x));
-    double *p = malloc((size_t)n * n * sizeof(*p));
+    struct left_out *left = malloc(2 * (size_t)n * sizeof(*left));
+    double *x = malloc((size_t)n * n * sizeof(*x)), *p = malloc((size_t)n * n * sizeof(*p));
     uint32_t *members = malloc(n * sizeof(*members));
-    bool *is_done = calloc(n, sizeof(*is_done));
     int code = TD_OK;
-    if (!z || !x || !p || !members || !is_done) {
+    if (!left || !x || !p || !members) {
         code = td_fail(err, TD_ENOMEM, "no memory to calibrate with %u measurements", n);
         goto end;
     }
-    for (uint32_t i = 0; i < n; i++) {
-        if (is_done[i]) continue;
-        const uint32_t model = fit->samples[i].context.id[TD_PLAN_MODEL];
-        uint32_t m = 0;
-        for (uint32_t j = i; j < n; j++) {
-            if (fit->samples[j].context.id[TD_PLAN_MODEL] != model) continue;
-            is_done[j] = true;
-            members[m++] = j;
-        }
-        // One model alone leaves nothing to learn from.
-        if (m == n) goto end;
-        leave_group(z, fit, members, m, x, p);
+    for (int e = 0; e < TD_PLAN_N_EVIDENCES; e++) {
+        leave_groups(left, fit, (enum td_plan_evidence)e, members, x, p);
+        find_widths(fit->width[e], fit, left, left + n, x);
+        for (uint32_t i = 0; i < n; i++)
+            fit->samples[i].width[e] = fit->width[e][td_plan_class_of(&fit->samples[i].test)];
     }
-    find_intervals(fit, z, x);
 end:
-    free(z);
+    free(left);
     free(x);
     free(p);
     free(members);
-    free(is_done);
     return code;
 }
 
@@ -325,12 +410,14 @@ int td_plan_fit_open(struct td_plan_fit **out, const struct td_plan_prior *prior
         return td_fail(err, TD_ENOMEM, "no memory to calibrate with %u measurements", n);
     }
     memcpy(fit->samples, samples, n * sizeof(*fit->samples));
-    for (int c = 0; c < TD_PLAN_N_CLASSES; c++) fit->interval[c] = USUAL_INTERVAL;
+    for (int e = 0; e < TD_PLAN_N_EVIDENCES; e++)
+        for (int c = 0; c < TD_PLAN_N_CLASSES; c++) fit->width[e][c] = usual_width;
     if (is_fitted) {
         solve(fit);
         for (uint32_t i = 0; i < n; i++)
-            if (samples[i].interval > 0)
-                fit->interval[td_plan_class_of(&samples[i].test)] = samples[i].interval;
+            for (int e = 0; e < TD_PLAN_N_EVIDENCES; e++)
+                if (samples[i].width[e].slower > 0)
+                    fit->width[e][td_plan_class_of(&samples[i].test)] = samples[i].width[e];
     } else {
         for (uint32_t i = 0; i < n; i++) {
             memcpy(fit->samples[i].rates.log, prior->mean, sizeof(prior->mean));
@@ -343,7 +430,7 @@ int td_plan_fit_open(struct td_plan_fit **out, const struct td_plan_prior *prior
             change = improve(fit, most);
             if (step >= 3) most *= 0.6;
         }
-        const int code = calibrate_intervals(fit, err);
+        const int code = calibrate_widths(fit, err);
         if (code != TD_OK) {
             td_plan_fit_close(fit);
             return code;
@@ -369,13 +456,28 @@ const struct td_plan_sample *td_plan_fit_samples(const struct td_plan_fit *fit)
     return fit->samples;
 }
 
+static enum td_plan_evidence evidence_of(const struct td_plan_fit *fit,
+                                         const struct td_plan_context *context)
+{
+    bool is_device = false;
+    for (uint32_t i = 0; i < fit->n; i++) {
+        const uint32_t *id = fit->samples[i].context.id;
+        if (context->id[TD_PLAN_BACKEND] && id[TD_PLAN_BACKEND] == context->id[TD_PLAN_BACKEND])
+            return TD_PLAN_KNOWN;
+        is_device = is_device || (context->id[TD_PLAN_DEVICE] &&
+                                  id[TD_PLAN_DEVICE] == context->id[TD_PLAN_DEVICE]);
+    }
+    return is_device ? TD_PLAN_OTHER_PROGRAM : TD_PLAN_NEW_MACHINE;
+}
+
 void td_plan_fit_belief(struct td_plan_belief *out, const struct td_plan_fit *fit,
                         const struct td_plan_context *context)
 {
     double shared[TD_PLAN_N_RATES];
     *out = (struct td_plan_belief){.noise_prefill = fit->prior.noise_prefill,
                                    .noise_decode = fit->prior.noise_decode};
-    memcpy(out->interval, fit->interval, sizeof(out->interval));
+    out->evidence = evidence_of(fit, context);
+    memcpy(out->width, fit->width[out->evidence], sizeof(out->width));
     rates_of(&out->rates, fit, context);
     // Covariance of the rates with each sample; L^-1 of it; and what the samples leave open.
     const uint32_t n = fit->n;
@@ -408,9 +510,10 @@ void td_plan_belief_answer(struct td_plan_answer *out, const struct td_plan_beli
             variance += slope[r] * belief->covariance[r][q] * slope[q];
     const double noise = test->is_prefill ? belief->noise_prefill : belief->noise_decode;
     out->log_sd = sqrt(fmax(variance, 0) + noise * noise);
-    const double wide = out->log_sd * belief->interval[td_plan_class_of(test)];
-    out->low = out->seconds * exp(-wide);
-    out->high = out->seconds * exp(wide);
+    const struct td_plan_width *width = &belief->width[td_plan_class_of(test)];
+    const double scale = td_plan_width_scale(width, out->log_sd);
+    out->low = out->seconds * exp(-width->faster * scale);
+    out->high = out->seconds * exp(width->slower * scale);
 }
 
 void td_plan_fit_answer(struct td_plan_answer *out, const struct td_plan_fit *fit,

@@ -53,6 +53,21 @@ enum td_plan_class {
 #define TD_PLAN_LARGE_CHUNK 256
 enum td_plan_class td_plan_class_of(const struct td_plan_test *test);
 
+// What a prediction can lean on: each kind is wrong in a way of its own.
+enum td_plan_evidence {
+    TD_PLAN_KNOWN,         // other models, measured on this machine with this program
+    TD_PLAN_OTHER_PROGRAM, // this machine, with other programs
+    TD_PLAN_NEW_MACHINE,   // neither
+    TD_PLAN_N_EVIDENCES
+};
+
+// Where nine tenths of a class's measurements lie: between seconds / exp(faster * scale) and
+// seconds * exp(slower * scale), with scale = sqrt(log_sd^2 + floor^2).
+struct td_plan_width {
+    double floor, faster, slower;
+};
+double td_plan_width_scale(const struct td_plan_width *width, double log_sd);
+
 struct td_plan_sample {
     struct td_plan_cost cost;
     struct td_plan_device device;
@@ -62,8 +77,8 @@ struct td_plan_sample {
     double noise;   // of its logarithm; 0: as measurements usually have
     // Of the calibration: filled by a fit, or read from data/calibration.csv.
     struct td_plan_rates rates;
-    double weight;   // of 1: how far the fit believes it
-    double interval; // of its class: see td_plan_belief
+    double weight;                                   // of 1: how far the fit believes it
+    struct td_plan_width width[TD_PLAN_N_EVIDENCES]; // of its class
 };
 
 struct td_plan_answer {
@@ -85,6 +100,9 @@ extern const struct td_plan_prior td_plan_prior;
 // "gemm", "attend" ...: what a rate is called in data/calibration.csv.
 const char *td_plan_rate_name(enum td_plan_rate rate);
 
+// "known", "program" or "machine": the beginning of the names of a width's three columns there.
+const char *td_plan_evidence_name(enum td_plan_evidence evidence);
+
 struct td_plan_fit;
 
 // Fits samples (n), which are copied. is_fitted: the samples hold rates and weights already, so
@@ -102,9 +120,11 @@ struct td_plan_belief {
     struct td_plan_rates rates;                          // most likely
     double covariance[TD_PLAN_N_RATES][TD_PLAN_N_RATES]; // of their logarithms
     double noise_prefill, noise_decode;                  // as in td_plan_prior
-    // Standard deviations on either side that hold 90 % of the samples of a class when each model
-    // in turn is left out of this very fit; with few samples those of a normal distribution.
-    double interval[TD_PLAN_N_CLASSES];
+    enum td_plan_evidence evidence;
+    // What holds 90 % of the samples of a class when each model, each machine's program, or each
+    // machine in turn is left out of this very fit, whichever leaves the same evidence; where few
+    // can be left out as of a normal distribution.
+    struct td_plan_width width[TD_PLAN_N_CLASSES];
 };
 void td_plan_fit_belief(struct td_plan_belief *out, const struct td_plan_fit *fit,
                         const struct td_plan_context *context);

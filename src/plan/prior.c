@@ -63,6 +63,16 @@ const char *td_plan_rate_name(enum td_plan_rate rate)
     return names[rate];
 }
 
+const char *td_plan_evidence_name(enum td_plan_evidence evidence)
+{
+    static const char *const names[TD_PLAN_N_EVIDENCES] = {
+        [TD_PLAN_KNOWN] = "known",
+        [TD_PLAN_OTHER_PROGRAM] = "program",
+        [TD_PLAN_NEW_MACHINE] = "machine",
+    };
+    return names[evidence];
+}
+
 struct word {
     const char *part, *family;
 };

@@ -123,6 +123,8 @@ int td_probe_measure(struct td_probe *out, uint32_t n_threads, bool quick, enum 
     struct job job = {.loops = &loops, .buffer_bytes = (size_t)buffer_bytes};
     job.buffer = td_os_reserve(job.buffer_bytes);
     if (!job.buffer) return td_fail(err, TD_ENOMEM, "no memory for the buffer to read");
+    // As the weights of a model lie: see td_os_map_file.
+    td_os_want_huge(job.buffer, job.buffer_bytes);
 
     struct td_probe p = {
         .buffer_bytes = buffer_bytes, .isa = td_isa_name(isa), .int8_with = loops.int8_with};

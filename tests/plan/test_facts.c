@@ -59,6 +59,11 @@ static void test_csv_trouble(void **state)
     assert_int_equal(td_csv_next(&csv, &err), 1);
     double v;
     assert_int_equal(td_csv_number(&csv, "a", 0, &v, &err), TD_EFORMAT);
+    assert_non_null(strstr(err.msg, "'nan' of column a is not a number"));
+    assert_int_equal(open_text("a\n-1e308\n"), TD_OK);
+    assert_int_equal(td_csv_next(&csv, &err), 1);
+    assert_int_equal(td_csv_number(&csv, "a", 0, &v, &err), TD_EFORMAT);
+    assert_non_null(strstr(err.msg, "'-1e308' of column a is beyond 1e18"));
 }
 
 static void test_shipped_tables(void **state)

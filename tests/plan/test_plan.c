@@ -288,9 +288,21 @@ static void test_belief(void **state)
         assert_true(a.seconds == b.seconds && a.low == b.low && a.high == b.high);
         td_plan_fit_answer(&c, fit, &cost, spark, &unknown, &tests[i]);
         if (i == TD_PLAN_CLASS_PREFILL) assert_true(c.log_sd > a.log_sd);
-        near(log(a.high / a.seconds), belief.interval[i] * a.log_sd, 1e-9);
-        assert_true(belief.interval[i] > 0.5 && belief.interval[i] < 5);
+        const double scale = td_plan_width_scale(&belief.width[i], a.log_sd);
+        assert_true(scale >= a.log_sd && scale < a.log_sd + 0.21);
+        near(log(a.high / a.seconds), belief.width[i].slower * scale, 1e-9);
+        near(log(a.seconds / a.low), belief.width[i].faster * scale, 1e-9);
+        assert_true(belief.width[i].slower > 0.3 && belief.width[i].slower < 5);
     }
+    for (int e = 0; e < TD_PLAN_N_EVIDENCES; e++)
+        assert_true(strlen(td_plan_evidence_name((enum td_plan_evidence)e)) > 3);
+    // What there is to lean on.
+    assert_int_equal(belief.evidence, TD_PLAN_KNOWN);
+    context_of(&known, spark->name, "a program that nobody runs there");
+    td_plan_fit_belief(&belief, fit, &known);
+    assert_int_equal(belief.evidence, TD_PLAN_OTHER_PROGRAM);
+    td_plan_fit_belief(&belief, fit, &unknown);
+    assert_int_equal(belief.evidence, TD_PLAN_NEW_MACHINE);
     td_plan_fit_close(fit);
     free(t);
 }
