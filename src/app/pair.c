@@ -40,6 +40,16 @@ static bool part_path(const char *path, uint32_t i, uint32_t n_parts, char *out,
                             i + 1, n_parts) < out_bytes;
 }
 
+// Nanoseconds within the second of the last change: macOS names the field otherwise.
+static long mtime_nsec(const struct stat *st)
+{
+#ifdef __APPLE__
+    return st->st_mtimensec;
+#else
+    return st->st_mtim.tv_nsec;
+#endif
+}
+
 // What says that the files are those of last time: place, size, moment of change. NULL: there are
 // no files, or they cannot be asked.
 static char *files_key(const struct td_model *m)
@@ -64,8 +74,7 @@ static char *files_key(const struct td_model *m)
         key = grown;
         n += (size_t)snprintf(key + n, room, "%s%s%s|%llu|%lld|%lld.%09ld;", folder,
                               folder[0] ? "/" : "", path, (unsigned long long)st.st_ino,
-                              (long long)st.st_size, (long long)st.st_mtim.tv_sec,
-                              st.st_mtim.tv_nsec);
+                              (long long)st.st_size, (long long)st.st_mtime, mtime_nsec(&st));
     }
     return key;
 }

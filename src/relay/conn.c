@@ -3,7 +3,7 @@
 // heartbeat, how it goes down. What a request's frames mean is fetch.c's.
 #include "relay/far_impl.h"
 #include "relay/speeds.h"
-#include "relay/wait_impl.h"
+#include "relay/sys_impl.h"
 
 #include <openssl/crypto.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
 #include "relay/far_impl.h"
 
 #include "base/num.h"
-#include "relay/wait_impl.h"
+#include "relay/sys_impl.h"
 
 #include <assert.h>
 #include <errno.h>

@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "base/num.h"
 #include "plan/rates.h"
-#include "relay/wait_impl.h"
+#include "relay/sys_impl.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -5,6 +5,7 @@
 #include "relay/link_impl.h"
 
 #include "base/clock.h"
+#include "relay/sys_impl.h"
 #include "relay/why_impl.h"
 
 #include <errno.h>
@@ -15,10 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0
-#endif
 
 #define HANDSHAKE_MS 5000u
 #define STALL_MS     10000u
@@ -51,9 +48,7 @@ int td_link_new(struct td_link **out, int fd, struct td_tls *tls, bool is_listen
 
     const int on = 1; // fails on sockets that are not TCP, which need it less
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-#ifdef SO_NOSIGPIPE
-    (void)setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof(on));
-#endif
+    td_sys_no_sigpipe(fd);
     int code = TD_OK;
     char why[80];
     if (td_link_set_nonblocking(fd) != 0)
@@ -206,7 +201,7 @@ static int try_write(struct td_link *link, const void *bytes, size_t n, size_t *
     *events = 0;
     if (!link->ssl) {
         if (is_broken(link)) return broken(link, err);
-        const ssize_t sent = send(link->fd, bytes, n, MSG_NOSIGNAL);
+        const ssize_t sent = td_sys_send(link->fd, bytes, n);
         if (sent <= 0) return plain_result(link, sent, POLLOUT, events, err);
         *n_out = (size_t)sent;
         return TD_OK;

@@ -5,7 +5,7 @@
 #include "relay/recv.h"
 
 #include "base/num.h"
-#include "relay/wait_impl.h"
+#include "relay/sys_impl.h"
 #include "relay/wirekv.h"
 
 #include <errno.h>

@@ -7,7 +7,7 @@
 
 #include "base/clock.h"
 #include "base/num.h"
-#include "relay/wait_impl.h"
+#include "relay/sys_impl.h"
 #include "relay/wirekv.h"
 
 #include <assert.h>

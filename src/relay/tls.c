@@ -3,6 +3,7 @@
 // needed switched off. Nothing here waits.
 #include "relay/link_impl.h"
 
+#include "relay/sys_impl.h"
 #include "relay/why_impl.h"
 
 #include <errno.h>
@@ -14,11 +15,7 @@
 static const unsigned char psk_identity[] = "tandem relay 1";
 enum { N_PSK_IDENTITY = sizeof(psk_identity) - 1 };
 
-// ---- a socket as OpenSSL's BIO: MSG_NOSIGNAL, which its own socket BIO does not know
-
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0 // macOS: SO_NOSIGPIPE is set on the socket instead
-#endif
+// ---- a socket as OpenSSL's BIO: its own socket BIO raises SIGPIPE
 
 static int bio_done(BIO *b, ssize_t n, int retry_flag)
 {
@@ -35,7 +32,7 @@ static int bio_done(BIO *b, ssize_t n, int retry_flag)
 static int bio_write(BIO *b, const char *bytes, int n)
 {
     const struct td_link *link = BIO_get_data(b);
-    return bio_done(b, send(link->fd, bytes, (size_t)n, MSG_NOSIGNAL), BIO_FLAGS_WRITE);
+    return bio_done(b, td_sys_send(link->fd, bytes, (size_t)n), BIO_FLAGS_WRITE);
 }
 
 static int bio_read(BIO *b, char *out, int n)
