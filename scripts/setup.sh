@@ -38,6 +38,8 @@ cmd qemu-aarch64 qemu-user qemu-user -
 cmd node nodejs nodejs node
 cmd npm npm npm -
 cmd curl curl curl curl
+cmd openssl openssl openssl -
+cmd llvm-symbolizer llvm llvm -
 chromium chromium chromium chromium -
 cmd python3 python3 python3 python3
 LIST
