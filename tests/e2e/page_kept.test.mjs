@@ -171,6 +171,14 @@ describe("files", () => {
     const [kept] = sorted(await exportAll(page));
     assert.ok(kept.title.length <= 300 && !kept.title.includes("\n"));
     assert.equal(kept.extra ?? kept.messages[0].extra, undefined);
+    // A text longer than any answer is shown, not rendered.
+    const huge = { ...conversation, id: "huge", title: "Huge", updatedAt: 6, messages: [message("h", null, "assistant", "**x** ".repeat(500_000))], head: "h" };
+    await importText(page, JSON.stringify({ format: "tandem-conversations", version: 1, conversations: [huge] }));
+    await page.getByText("Imported 1 conversation.").waitFor();
+    await page.getByRole("link", { name: "Huge", exact: true }).click();
+    await page.getByRole("heading", { level: 1, name: "Huge" }).waitFor();
+    assert.equal(await page.locator(".markdown strong").count(), 0);
+    assert.match((await page.locator(".markdown").evaluate((text) => text.textContent.slice(0, 12))), /^\*\*x\*\* /);
     // A very long conversation, too: nothing recurses.
     const many = Array.from({ length: 20_000 }, (_, i) => message(`m${i}`, i ? `m${i - 1}` : null, i % 2 ? "assistant" : "user", ""));
     const long = { ...conversation, id: "long", title: "Long", updatedAt: 5, messages: many, head: "m3" };
@@ -297,7 +305,7 @@ describe("several tabs", () => {
     await page.getByRole("button", { name: "Undo" }).click();
     await page.getByRole("link", { name: "Tell me a story." }).click();
     await messages(page).nth(1).waitFor();
-    await page.getByText("You stopped this answer.").waitFor();
+    await page.getByText("This answer is not finished.").waitFor();
     assertQuiet(page);
   });
 });

@@ -101,6 +101,9 @@ describe("Markdown", () => {
     await page.evaluate(() => window.puppet.end());
     await settle(page);
     assert.equal(shown, await lastText(page).innerHTML());
+    await page.reload();
+    await lastText(page).getByText("The end").waitFor();
+    assert.equal(shown, await lastText(page).innerHTML());
     assert.match(shown, /<ol>.*second.*tenth.*<\/ol>/s);
     assert.match(shown, /href="https:\/\/example.org\/known"[^>]*>known</);
     assert.doesNotMatch(shown, /too-late/);
@@ -144,6 +147,27 @@ describe("Markdown", () => {
     await page.evaluate(() => window.puppet.end());
     await settle(page);
     assert.ok((await lastText(page).innerText()).length > nChars);
+    assert.ok(await page.evaluate(() => window.firsts.every((block) => block.isConnected)), "not made anew at its end either");
+    assertQuiet(page);
+  });
+
+  test("long code is plain while it grows, and coloured at its end; what is open stays open", async () => {
+    const page = await open();
+    await addPuppet(page);
+    await page.reload();
+    await askPuppet(page, "Write code.");
+    await page.evaluate(() => window.puppet.reason("I think."));
+    await lastAnswer(page).locator("summary").click();
+    await lastAnswer(page).getByText("I think.").waitFor();
+    const keywords = lastText(page).locator(".hljs-keyword");
+    await page.evaluate(() => window.puppet.say("```js\nconst a = 1;\n"));
+    await keywords.first().waitFor();
+    await page.evaluate(() => window.puppet.say("const b = 2;\n".repeat(1000)));
+    await keywords.first().waitFor({ state: "detached" });
+    await page.evaluate(() => window.puppet.end());
+    await settle(page);
+    assert.equal(await keywords.count(), 1001);
+    assert.ok(await lastAnswer(page).getByText("I think.").isVisible());
     assertQuiet(page);
   });
 

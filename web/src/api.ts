@@ -59,7 +59,7 @@ export interface Model {
 export async function model(): Promise<Model> {
   const body = await (await request("/v1/models")).json();
   const first = body.data?.[0];
-  return { id: first?.id ?? "", nCtx: first?.meta?.n_ctx ?? 0 };
+  return { id: String(first?.id ?? ""), nCtx: Number(first?.meta?.n_ctx) || 0 };
 }
 
 export async function isAlive(): Promise<boolean> {

@@ -29,11 +29,13 @@ const languages = {
 };
 for (const [name, grammar] of Object.entries(languages)) hljs.registerLanguage(name, grammar);
 
-/** A block beyond this is shown plain: colouring it again and again would hold up the page. */
-const MAX_LENGTH = 40_000;
+/** A block beyond these is shown plain; while it grows, it would be coloured again and again. */
+const MAX_LENGTH = 100_000;
+const MAX_LENGTH_GROWING = 10_000;
 
-/** HTML with classes, or null for a language that is not known. */
-export function highlight(code: string, language: string): string | null {
-  if (!hljs.getLanguage(language) || code.length > MAX_LENGTH) return null;
+/** HTML with classes; null: in a language that is not known, or too long. */
+export function highlight(code: string, language: string, isGrowing: boolean): string | null {
+  if (!hljs.getLanguage(language)) return null;
+  if (code.length > (isGrowing ? MAX_LENGTH_GROWING : MAX_LENGTH)) return null;
   return hljs.highlight(code, { language, ignoreIllegals: true }).value;
 }

@@ -19,11 +19,14 @@ markdown.renderer.rules.image = (tokens, index) => {
   return `<a href="${escapeHtml(String(token.attrGet("src") ?? ""))}">${escapeHtml(label)}</a>`;
 };
 
-markdown.renderer.rules.fence = (tokens, index) => {
+/** What a block is rendered with while its text grows. */
+const GROWING: Env = {};
+
+markdown.renderer.rules.fence = (tokens, index, _options, env) => {
   const token = tokens[index]!;
   const language = token.info.trim().split(/\s+/, 1)[0] ?? "";
   const { escapeHtml } = markdown.utils;
-  const code = highlight(token.content, language) ?? escapeHtml(token.content);
+  const code = highlight(token.content, language, env === GROWING) ?? escapeHtml(token.content);
   return `<pre title="${escapeHtml(language)}"><code>${code}</code></pre>`;
 };
 markdown.renderer.rules.code_block = markdown.renderer.rules.fence;
@@ -59,21 +62,28 @@ interface Rendered {
   lines: number[];
 }
 
-/** Link targets by name are known from their definition on; `env` collects them. */
-function render(text: string, env: Env): Rendered {
-  const rendered: Rendered = { html: [], lines: [] };
+/** The tokens of each top-level block. */
+function blocksOf(tokens: Token[]): Token[][] {
+  const blocks: Token[][] = [];
   let depth = 0;
-  let block: Token[] = [];
-  for (const token of markdown.parse(text, env)) {
-    alignCell(token);
-    block.push(token);
+  for (const token of tokens) {
+    if (depth === 0) blocks.push([]);
+    blocks.at(-1)!.push(token);
     depth += token.nesting;
-    if (depth > 0) continue;
-    rendered.html.push(markdown.renderer.render(block, markdown.options, env));
-    rendered.lines.push(block[0]!.map?.[0] ?? 0);
-    block = [];
   }
-  return rendered;
+  return blocks;
+}
+
+/** Link targets by name are known from their definition on; `env` collects them. */
+function render(text: string, env: Env, isGrowing: boolean): Rendered {
+  const tokens = markdown.parse(text, env);
+  tokens.forEach(alignCell);
+  const blocks = blocksOf(tokens);
+  const last = isGrowing ? blocks.at(-1) : undefined;
+  return {
+    html: blocks.map((block) => markdown.renderer.render(block, markdown.options, block === last ? GROWING : env)),
+    lines: blocks.map((block) => block[0]!.map?.[0] ?? 0),
+  };
 }
 
 /** Where line `line` of `text` begins. */
@@ -93,17 +103,17 @@ class Growing {
   #html: string[] = [];
   #references: NonNullable<Env["references"]> = {};
 
-  blocks(text: string): string[] {
-    if (!text.startsWith(this.#final)) {
+  blocks(text: string, isGrowing: boolean): string[] {
+    if (!isGrowing || !text.startsWith(this.#final)) {
       this.#final = "";
       this.#html = [];
       this.#references = {};
     }
     const rest = text.slice(this.#final.length);
-    const { html, lines } = render(rest, { references: { ...this.#references } });
+    const { html, lines } = render(rest, { references: { ...this.#references } }, isGrowing);
     const blocks = [...this.#html, ...html];
     const nFinal = html.length - 2;
-    if (nFinal > 0 && !rest.includes("\r")) {
+    if (isGrowing && nFinal > 0 && !rest.includes("\r")) {
       const final = rest.slice(0, offsetOf(rest, lines[nFinal]!));
       markdown.parse(final, { references: this.#references });
       this.#html = blocks.slice(0, this.#html.length + nFinal);
@@ -148,15 +158,25 @@ function furnish(block: HTMLElement) {
 const sources = new WeakMap<Element, string>();
 const growing = new WeakMap<Element, Growing>();
 
+/** A text beyond this is shown as it is: no answer is that long, but a file with conversations may say so. */
+const MAX_LENGTH = 1_000_000;
+
 /** How long the last call of renderInto took: what grows must not be shown more often than that. */
 export let lastRenderMs = 0;
 
-/** Makes `container` show `text`. */
-export function renderInto(container: HTMLElement, text: string) {
+/** Makes `container` show `text`, which may go on growing. */
+export function renderInto(container: HTMLElement, text: string, isGrowing: boolean) {
+  if (text.length > MAX_LENGTH) {
+    const plain = document.createElement("div");
+    plain.className = "block plain";
+    plain.textContent = text;
+    container.replaceChildren(plain);
+    return;
+  }
   const begin = performance.now();
   const state = growing.get(container) ?? new Growing();
   growing.set(container, state);
-  const wanted = state.blocks(text);
+  const wanted = state.blocks(text, isGrowing);
   wanted.forEach((html, i) => {
     const old = container.children[i];
     if (old && sources.get(old) === html) return;

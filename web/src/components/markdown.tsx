@@ -14,8 +14,8 @@ async function onClick(event: MouseEvent) {
   setTimeout(() => (button.textContent = "Copy"), SAYS_COPIED_MS);
 }
 
-export function Markdown({ text }: { text: string }) {
+export function Markdown({ text, isGrowing = false }: { text: string; isGrowing?: boolean }) {
   const container = useRef<HTMLDivElement>(null);
-  useLayoutEffect(() => renderInto(container.current!, text), [text]);
+  useLayoutEffect(() => renderInto(container.current!, text, isGrowing), [text, isGrowing]);
   return <div class="markdown" ref={container} onClick={onClick} />;
 }

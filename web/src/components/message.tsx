@@ -142,7 +142,7 @@ function Reasoning({ text, ms, isRunning }: { text: string; ms?: number; isRunni
       <summary class={isRunning ? "is-running" : ""}>
         {isRunning ? "Reasoning…" : `Reasoning · ${duration} s`}
       </summary>
-      {isOpen && <Markdown text={text} />}
+      {isOpen && <Markdown text={text} isGrowing={isRunning} />}
     </details>
   );
 }
@@ -150,16 +150,16 @@ function Reasoning({ text, ms, isRunning }: { text: string; ms?: number; isRunni
 const notes: Record<string, string> = {
   length: "Cut off here: the answer reached its limit.",
   stopped: "You stopped this answer.",
+  abandoned: "This answer is not finished.", // or it is being written in another tab
 };
 
-function AssistantMessage({ conversation, message, isBusy }: MessageProps) {
-  const end = chats.isAbandoned(conversation, message) ? "stopped" : message.end;
+/** What is left to say and to do once an answer has ended. */
+function Ended({ conversation, message, isBusy }: MessageProps) {
+  const end = chats.isAbandoned(conversation, message) ? "abandoned" : message.end;
   const note = notes[end ?? ""];
   const again = () => void chats.regenerate(message);
   return (
     <>
-      <Reasoning text={message.reasoning} ms={message.reasoningMs} />
-      <Markdown text={message.text} />
       {note && <p class="note">{note}</p>}
       {end === "failed" && (
         <div class="failure" role="alert">
@@ -180,14 +180,31 @@ function AssistantMessage({ conversation, message, isBusy }: MessageProps) {
   );
 }
 
-function RunningMessage({ answer }: { answer: Answer }) {
-  const phase = answer.phase.value;
+/** While it is being made and after that: the same elements, so that what is selected or open stays so. */
+function AssistantMessage({ answer, ...props }: MessageProps & { answer?: Answer }) {
+  const { message } = props;
+  const phase = answer?.phase.value;
+  const reasoningMs = answer ? answer.snapshot().reasoningMs : message.reasoningMs;
   return (
     <>
-      <Reasoning text={answer.reasoning.value} isRunning={phase === "reasoning"} ms={answer.snapshot().reasoningMs} />
-      <Markdown text={answer.text.value} />
-      {phase !== "writing" && <p class="thinking" aria-hidden="true"><i /><i /><i /></p>}
+      <Reasoning
+        text={answer ? answer.reasoning.value : message.reasoning}
+        isRunning={phase === "reasoning"}
+        ms={reasoningMs}
+      />
+      <Markdown text={answer ? answer.text.value : message.text} isGrowing={answer !== undefined} />
+      {answer ? phase !== "writing" && <Thinking /> : <Ended {...props} />}
     </>
+  );
+}
+
+function Thinking() {
+  return (
+    <p class="thinking" aria-hidden="true">
+      <i />
+      <i />
+      <i />
+    </p>
   );
 }
 
@@ -200,13 +217,7 @@ export const MessageView = memo(function MessageView(props: MessageProps & { ans
       aria-label={isUser ? "You" : "Answer"}
       aria-busy={answer ? "true" : undefined}
     >
-      {isUser ? (
-        <UserMessage {...props} />
-      ) : answer ? (
-        <RunningMessage answer={answer} />
-      ) : (
-        <AssistantMessage {...props} />
-      )}
+      {isUser ? <UserMessage {...props} /> : <AssistantMessage {...props} />}
     </article>
   );
 });

@@ -114,7 +114,7 @@ function Files({ onDone }: { onDone: () => void }) {
         />
       </div>
       {refusal && (
-        <p class="refused" role="alert">
+        <p class="refused" role="alert" ref={(element) => element?.scrollIntoView({ block: "nearest" })}>
           {refusal}
         </p>
       )}
