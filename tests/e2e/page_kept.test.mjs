@@ -165,6 +165,7 @@ describe("files", () => {
     await importText(page, nested.replace('"extra"', '"__proto__":{"polluted":1},"extra"'));
     await page.getByText("Imported 1 conversation.").waitFor();
     await page.getByRole("link", { name: "onerror" }).click();
+    await messages(page).nth(1).waitFor();
     assert.equal(await messages(page).count(), 2);
     assert.equal(await page.locator("img").count(), 0);
     assert.deepEqual(await page.evaluate(() => [window.hit, {}.polluted]), [undefined, undefined]);
