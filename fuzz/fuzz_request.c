@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Arbitrary bodies to every route, answered by a script at once. Always: an answer that ends, with
 // a status that means something, and whose body is JSON, or JSON line by line, whatever stood in
-// the request. The first byte chooses the route.
+// the request. The first byte chooses the route, and what is answered.
 #include "../tests/server/api_script.h"
 
 #include <jansson.h>
@@ -11,6 +11,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static const char *const paths[] = {
     "/v1/chat/completions", "/v1/completions", "/v1/responses", "/api/chat",
     "/api/generate",        "/api/show",       "/v1/models/x",
+};
+
+// An answer whose next turn is known.
+static const struct td_job_event talk[] = {
+    SAYS(TD_CHANNEL_ANALYSIS, "Hm."),
+    SAYS(TD_CHANNEL_FINAL, "So <|end|>\n"),
+    ENDS(TD_JOB_STOPPED),
 };
 
 static void check_json(const char *text, size_t n)
@@ -65,10 +72,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static struct td_api *api;
     if (size == 0) return 0;
     if (!api) api = script_api(rig_tokenizer());
-    const size_t i_route = data[0] % (sizeof(paths) / sizeof(paths[0]));
+    const size_t n_routes = sizeof(paths) / sizeof(paths[0]);
+    const size_t i_route = data[0] % n_routes;
+    const bool has_calls = data[0] / n_routes % 2 == 0;
     char *body = malloc(size > 1 ? size - 1 : 1); // an over-read is seen
     if (!body) return 0;
     memcpy(body, data + 1, size - 1);
+    script.events = has_calls ? script_events : talk;
+    script.n_events =
+        has_calls ? sizeof(script_events) / sizeof(*script_events) : sizeof(talk) / sizeof(*talk);
+    script.n_released = script.n_events;
     const struct td_api_request req = {
         .method = "POST", .path = paths[i_route], .body = body, .body_bytes = size - 1};
     asked.n_jobs = asked.n_submitted = asked.n_cancelled = 0;
