@@ -309,7 +309,8 @@ static void settle_stream(struct td_api_reply *r)
 static void tell_next(struct td_api_reply *r, const struct td_choice *c)
 {
     struct td_ask *a = r->ask;
-    if (c->end != TD_JOB_STOPPED || c->n_calls > 0 || c->content.n == 0) return;
+    const bool is_answer = c->end == TD_JOB_STOPPED || c->end == TD_JOB_LENGTH;
+    if (!is_answer || c->n_calls > 0 || c->content.n == 0) return;
     if (c->was_commentary) return; // it will come back as a message of its own
     if (!td_prompt_next(a, r->cfg, c->content.at, c->content.n)) return;
     uint32_t *marks = calloc(a->next_marks.n, sizeof(*marks));

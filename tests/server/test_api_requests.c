@@ -170,7 +170,8 @@ static void read_ahead(void **state)
     assert_true(asked.spec.n_tokens > n_ahead);
     assert_memory_equal(asked.tokens, ahead, n_ahead * sizeof(*ahead));
     assert_int_equal(asked.tokens[n_ahead], 'S');
-    assert_int_equal(asked.n_ahead, 0); // who was cut off goes on from where it is
+    assert_true(asked.n_ahead > n_ahead); // what was cut off comes back as it is
+    asked.n_ahead = 0;
     PLAY(calls_f);
     post(CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}");
     assert_int_equal(asked.n_ahead, 0);
