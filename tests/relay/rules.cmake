@@ -14,7 +14,7 @@ target_link_libraries(test_faults PRIVATE td_fault_proxy)
 target_link_libraries(test_predict PRIVATE td_fault_proxy)
 set_tests_properties(test_faults PROPERTIES TIMEOUT 300)
 # At paces, some twenty seconds of them.
-set_tests_properties(test_predict PROPERTIES LABELS check TIMEOUT 300)
+set_tests_properties(test_predict PROPERTIES LABELS check TIMEOUT 300 SKIP_RETURN_CODE 77)
 add_executable(fault_proxy relay/fault_proxy_main.c)
 target_link_libraries(fault_proxy PRIVATE td_fault_proxy)
 # What a relayed prompt does when, for bench/timeline.py; and the planner's formula by hand.

@@ -103,9 +103,9 @@ static void expect_prediction(struct home *h, uint32_t n_have, uint32_t n, enum 
     for (int i = 0; i < MAX_TRIES; i++) {
         begin_prompt(h, n_have);
         read_prompt(h, n, N_ANSWER);
-        assert_read(h, n, path);
+        assert_read(h, n, h->stats.path);
         assert_int_equal(h->stats.n_have, n_have);
-        if (is_right(&h->stats)) return;
+        if (h->stats.path == path && is_right(&h->stats)) return;
     }
     fail_msg("%u of %u tokens to read, %s: %.3f s predicted, %.3f s", n - n_have, n,
              td_remote_path_text(path), h->stats.predicted_seconds, h->stats.seconds);
@@ -178,28 +178,33 @@ struct choice {
     enum td_remote_path path; // of the faster side
 };
 
-static void expect_choice(struct world by_policy[3], const struct choice *c)
+static bool is_choice_right(struct world by_policy[3], const struct choice *c)
 {
-    double here = 0, there = 0;
-    for (int i = 0; i < MAX_TRIES; i++) {
-        struct world *automatic = &by_policy[TD_REMOTE_AUTO];
-        (void)seconds_by(automatic, c->n_have, c->n);
-        assert_read(&automatic->near, c->n, c->path);
-        here = seconds_by(&by_policy[TD_REMOTE_NEVER], c->n_have, c->n);
-        there = seconds_by(&by_policy[TD_REMOTE_REQUIRE], c->n_have, c->n);
-        if ((there < here) == (c->path == TD_REMOTE_REMOTE)) return;
-    }
-    fail_msg("%u of %u tokens to read: %s was chosen, %.3f s here, %.3f s there", c->n - c->n_have,
-             c->n, td_remote_path_text(c->path), here, there);
+    struct home *h = &by_policy[TD_REMOTE_AUTO].near;
+    (void)seconds_by(&by_policy[TD_REMOTE_AUTO], c->n_have, c->n);
+    assert_read(h, c->n, h->stats.path);
+    const double here = seconds_by(&by_policy[TD_REMOTE_NEVER], c->n_have, c->n);
+    const double there = seconds_by(&by_policy[TD_REMOTE_REQUIRE], c->n_have, c->n);
+    if (h->stats.path == c->path && (there < here) == (c->path == TD_REMOTE_REMOTE)) return true;
+    fprintf(stderr, "%u of %u tokens to read: %s, %.3f s here, %.3f s there\n", c->n - c->n_have,
+            c->n, td_remote_path_text(h->stats.path), here, there);
+    return false;
 }
 
+// Each try begins with speeds that nothing has disturbed.
 static void expect_choices(const struct speeds *v, const struct choice *choices, size_t n)
 {
-    struct world w[3];
-    for (int policy = 0; policy < 3; policy++)
-        open_world(&w[policy], v, (enum td_remote_policy)policy);
-    for (size_t i = 0; i < n; i++) expect_choice(w, &choices[i]);
-    for (int policy = 0; policy < 3; policy++) close_world(&w[policy]);
+    bool is_right_now = false;
+    for (int i = 0; i < MAX_TRIES && !is_right_now; i++) {
+        struct world w[3];
+        for (int policy = 0; policy < 3; policy++)
+            open_world(&w[policy], v, (enum td_remote_policy)policy);
+        is_right_now = true;
+        for (size_t k = 0; k < n && is_right_now; k++)
+            is_right_now = is_choice_right(w, &choices[k]);
+        for (int policy = 0; policy < 3; policy++) close_world(&w[policy]);
+    }
+    assert_true(is_right_now);
 }
 
 static void auto_takes_the_faster_side_on_both_sides_of_break_even(void **state)
@@ -269,6 +274,12 @@ static void that_all_of_it_were_faster_there_is_said(void **state)
 
 int main(void)
 {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    if (!getenv("TEST_PREDICT_ALL")) {
+        fprintf(stderr, "paces cannot be held under a sanitizer\n");
+        return 77;
+    }
+#endif
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_prompt_takes_what_was_predicted),
         cmocka_unit_test(so_it_does_over_a_link_that_is_slow_or_far),
