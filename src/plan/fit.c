@@ -301,7 +301,7 @@ static struct td_plan_width find_width(const struct td_plan_fit *fit, const stru
             some[n++] = left[i];
     if (count_groups(some, n) < LEAST_GROUPS) return otherwise;
     struct td_plan_width best = otherwise;
-    double least = INFINITY;
+    double least = HUGE_VAL;
     for (size_t k = 0; k < sizeof(floors) / sizeof(floors[0]); k++) {
         const struct td_plan_width w = width_of(some, n, floors[k], sorted);
         const double score = score_of(&w, some, n);
