@@ -362,7 +362,7 @@ static void a_break_during_the_canary_is_no_verdict(void **state)
     OK(open_near(&n, fault_proxy_port(proxy), NULL, &with_canary));
     struct fault_count count;
     fault_proxy_count(proxy, &count);
-    assert_true(count.n_hit > 0);
+    assert_true(count.n_conns > 2); // broken, by the plan or by a machine that is too slow for it
     new_tokens(810);
     fetch_all(&n, 200, NULL);
     close_near(&n);
