@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { describe, test } from "node:test";
 import {
   addPuppet, ask, askPuppet, assertAccessible, assertQuiet, field, lastAnswer, lastText, messages, open, PHONE, script, server,
-  settle, shot, work,
+  reload, settle, shot, work,
 } from "./page_kit.mjs";
 import { startServer } from "./server.mjs";
 import { RICH } from "./page_words.mjs";
@@ -46,7 +46,7 @@ describe("chat", () => {
   test("stop", async () => {
     const page = await open();
     await addPuppet(page);
-    await page.reload();
+    await reload(page);
     for (const stop of [() => page.keyboard.press("Escape"), () => page.getByRole("button", { name: "Stop" }).click()]) {
       await askPuppet(page, "Tell me a story.");
       await page.evaluate(() => window.puppet.say("Once upon a time"));
@@ -120,7 +120,7 @@ describe("conversations", () => {
   test("reload and find it; rename, export, delete, undo", async () => {
     const page = await open();
     await ask(page, "What is 17 + 25?");
-    await page.reload();
+    await reload(page);
     assert.equal(await messages(page).count(), 2);
     assert.match(await lastText(page).innerText(), /42/);
     await page.goto(`${server.url}/`);
@@ -152,7 +152,7 @@ describe("conversations", () => {
     await shot(page, "deleted");
     await page.getByRole("button", { name: "Undo" }).click();
     await renamed.waitFor();
-    await page.reload();
+    await reload(page);
     await renamed.waitFor();
     assertQuiet(page);
   });
@@ -168,7 +168,7 @@ describe("conversations", () => {
     await shot(page, "settings");
     await assertAccessible(page);
     await page.keyboard.press("Escape");
-    await page.reload();
+    await reload(page);
     const [request] = await Promise.all([
       page.waitForRequest("**/v1/chat/completions"),
       ask(page, "What is 17 + 25?"),
@@ -208,7 +208,7 @@ describe("looks", () => {
     await page.getByTitle("Light").click();
     const light = await background(page);
     assert.notEqual(light, dark);
-    await page.reload();
+    await reload(page);
     assert.equal(await background(page), light);
     assert.ok(await page.getByRole("radio", { name: "Light" }).isChecked());
     await page.getByTitle("As the system").click();
@@ -385,8 +385,7 @@ describe("trouble", () => {
       await dialog.waitFor({ state: "hidden" });
       await ask(page, "What is 17 + 25?");
       assert.match(await lastText(page).innerText(), /42/);
-      await page.reload();
-      await settle(page);
+      await reload(page);
       assert.equal(await dialog.isVisible(), false);
       assert.doesNotMatch(await page.evaluate(() => JSON.stringify(localStorage)), /sesame/);
       const other = await page.context().newPage();

@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import {
-  addPuppet, ask, askPuppet, assertAccessible, assertQuiet, field, lastAnswer, lastText, messages, open, script, server, settle, shot,
+  addPuppet, ask, askPuppet, assertAccessible, assertQuiet, field, lastAnswer, lastText, messages, open, reload, script, server, settle, shot,
 } from "./page_kit.mjs";
 
 const list = (page) => page.getByRole("navigation", { name: "Conversations" });
@@ -68,7 +68,7 @@ describe("files", () => {
     await importText(page, text);
     await page.getByText("Imported 0 conversations. 2 were here already.").waitFor();
     assert.equal(await entries(page).count(), 2);
-    await page.reload();
+    await reload(page);
     await lastText(page).getByText("42").waitFor();
     assert.equal(await entries(page).count(), 2);
     assertQuiet(page);
@@ -210,7 +210,7 @@ describe("files", () => {
     });
     await importText(page, JSON.stringify(file));
     await page.getByRole("alert").getByText("none was added").waitFor();
-    await page.reload();
+    await reload(page);
     await entries(page).first().waitFor();
     assert.equal(await entries(page).count(), 1);
   });
@@ -257,8 +257,7 @@ describe("several tabs", () => {
     // There, the branch on show is still its own, and the other one is beside it.
     assert.equal(await lastText(other).innerText(), "Quite sure.");
     assert.match(await other.getByRole("group", { name: "Versions" }).innerText(), /1\s*(of|\/)[^2]*2/);
-    await page.reload();
-    await settle(page);
+    await reload(page);
     const versions = page.getByRole("group", { name: "Versions" });
     await versions.waitFor();
     const texts = new Set();
@@ -284,7 +283,7 @@ describe("several tabs", () => {
     await other.waitForFunction(() => window.puppet.isLeft);
     await other.waitForTimeout(2500); // longer than between two times of keeping what has come
     for (const tab of [page, other]) {
-      await tab.reload();
+      await reload(tab);
       await field(tab).waitFor();
       assert.equal(await entries(tab).count(), 0);
     }
@@ -294,7 +293,7 @@ describe("several tabs", () => {
   test("nor in the same one; undoing it brings it back", async () => {
     const page = await open();
     await addPuppet(page);
-    await page.reload();
+    await reload(page);
     await askPuppet(page, "Tell me a story.");
     await page.evaluate(() => window.puppet.say("Once upon a time"));
     await lastAnswer(page).getByText("Once upon").waitFor();
@@ -316,7 +315,7 @@ describe("what the browser keeps", () => {
     const page = await open();
     await script(page, "It is 42.");
     await field(page).fill("not sent yet");
-    await page.reload();
+    await reload(page);
     assert.equal(await field(page).inputValue(), "not sent yet");
     await ask(page, "What is 17 + 25?");
     assert.equal(await field(page).inputValue(), "");
@@ -324,7 +323,7 @@ describe("what the browser keeps", () => {
     await page.getByRole("button", { name: "New chat" }).first().click();
     assert.equal(await field(page).inputValue(), "");
     await field(page).fill("something else");
-    await page.reload();
+    await reload(page);
     assert.equal(await field(page).inputValue(), "something else");
     await page.getByRole("link", { name: "What is 17 + 25?" }).click();
     await page.getByRole("heading", { level: 1, name: "17 + 25" }).waitFor();

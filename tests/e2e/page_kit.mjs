@@ -70,6 +70,12 @@ export async function settle(page) {
   await page.locator("[aria-busy]").waitFor({ state: "detached" });
 }
 
+// Again, and until what was kept is there.
+export async function reload(page) {
+  await page.reload();
+  await settle(page);
+}
+
 export async function ask(page, text) {
   const n = await messages(page).count();
   await field(page).fill(text);

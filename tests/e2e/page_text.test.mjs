@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import {
-  addPuppet, ask, askPuppet, assertAccessible, assertQuiet, field, lastAnswer, lastText, messages, open, script, settle, shot,
+  addPuppet, ask, askPuppet, assertAccessible, assertQuiet, field, lastAnswer, lastText, messages, open, reload, script, settle, shot,
 } from "./page_kit.mjs";
 import { HEBREW, HOSTILE, RICH, TRICKY } from "./page_words.mjs";
 
@@ -38,7 +38,7 @@ describe("Markdown", () => {
   test("nothing in an answer runs, and nothing is fetched", async () => {
     const page = await open();
     await addPuppet(page);
-    await page.reload();
+    await reload(page);
     await askPuppet(page, HOSTILE);
     await page.evaluate((text) => {
       window.puppet.reason(text);
@@ -60,8 +60,7 @@ describe("Markdown", () => {
       assert.match(names, /^href rel target( title)?$/);
     }
     // Neither as a title, nor from the store.
-    await page.reload();
-    await settle(page);
+    await reload(page);
     assert.equal(await page.evaluate(() => window.hit), undefined);
     assert.equal(await places.locator(strangers).count(), 0);
     assertQuiet(page);
@@ -73,7 +72,7 @@ describe("Markdown", () => {
     await page.route("**/v1/models", (route) =>
       route.fulfill({ json: { data: [{ id: '<img src=x onerror="window.hit=1">', meta: { n_ctx: "<b>" } }] } }),
     );
-    await page.reload();
+    await reload(page);
     await ask(page, "Be evil.");
     await page.getByRole("alert").waitFor();
     assert.equal(await page.evaluate(() => window.hit), undefined);
@@ -84,7 +83,7 @@ describe("Markdown", () => {
   test("an answer that grows looks as the whole of it", async () => {
     const page = await open();
     await addPuppet(page);
-    await page.reload();
+    await reload(page);
     await askPuppet(page, "Go on.");
     // Bit by bit, and shown after each: every place where a line may be half there.
     const shown = await page.evaluate(async (text) => {
@@ -101,7 +100,7 @@ describe("Markdown", () => {
     await page.evaluate(() => window.puppet.end());
     await settle(page);
     assert.equal(shown, await lastText(page).innerHTML());
-    await page.reload();
+    await reload(page);
     await lastText(page).getByText("The end").waitFor();
     assert.equal(shown, await lastText(page).innerHTML());
     assert.match(shown, /<ol>.*second.*tenth.*<\/ol>/s);
@@ -113,7 +112,7 @@ describe("Markdown", () => {
   test("a very long answer: what is finished stays as it is, and the page listens", async () => {
     const page = await open();
     await addPuppet(page);
-    await page.reload();
+    await reload(page);
     await askPuppet(page, "Write a book.");
     const paragraph = "The fox walked along the harbour and **counted** the boats. ".repeat(8);
     const part = `## Chapter\n\n${paragraph}\n\n- one\n- two\n\n\`\`\`python\nprint("fox")\n\`\`\`\n\n`;
@@ -154,7 +153,7 @@ describe("Markdown", () => {
   test("long code is plain while it grows, and coloured at its end; what is open stays open", async () => {
     const page = await open();
     await addPuppet(page);
-    await page.reload();
+    await reload(page);
     await askPuppet(page, "Write code.");
     await page.evaluate(() => window.puppet.reason("I think."));
     await lastAnswer(page).locator("summary").click();
@@ -204,7 +203,7 @@ describe("Markdown", () => {
   test("a screen reader is told paragraphs, not words", async () => {
     const page = await open();
     await addPuppet(page);
-    await page.reload();
+    await reload(page);
     await page.evaluate(() => {
       window.told = [];
       const live = document.querySelector("[role=status][aria-atomic]");
