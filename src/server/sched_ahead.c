@@ -43,6 +43,16 @@ static void free_all(struct td_ahead *a)
     }
 }
 
+// Takes off what is more than may wait.
+static struct td_ahead *cut(struct td_ahead **first)
+{
+    struct td_ahead **at = first;
+    for (uint32_t n = 0; *at && n < MAX_AHEAD; n++) at = &(*at)->next;
+    struct td_ahead *rest = *at;
+    *at = NULL;
+    return rest;
+}
+
 void td_sched_read_ahead(struct td_sched *s, const int32_t *tokens, uint32_t n,
                          const uint32_t *marks, uint32_t n_marks)
 {
@@ -61,9 +71,12 @@ void td_sched_read_ahead(struct td_sched *s, const int32_t *tokens, uint32_t n,
     pthread_mutex_lock(&s->mutex);
     a->next = s->ahead_inbox;
     s->ahead_inbox = a;
+    // A server that is never idle takes none of them.
+    struct td_ahead *rest = cut(&s->ahead_inbox);
     s->has_wake = true;
     pthread_cond_signal(&s->wake);
     pthread_mutex_unlock(&s->mutex);
+    free_all(rest);
 }
 
 // The newest first.
@@ -78,10 +91,7 @@ static void take_inbox(struct td_sched *s)
     while (*at) at = &(*at)->next;
     *at = s->ahead;
     s->ahead = first;
-    uint32_t n = 0;
-    for (at = &s->ahead; *at && n < MAX_AHEAD; n++) at = &(*at)->next;
-    free_all(*at);
-    *at = NULL;
+    free_all(cut(&s->ahead));
 }
 
 static uint32_t n_missing(struct td_sched *s, const struct td_ahead *a)
